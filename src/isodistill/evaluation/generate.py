@@ -1,0 +1,234 @@
+"""Batched generation: finished rows leave the batch, waiting prompts take their place.
+
+Prompts are taken longest first, so that those computed together have nearly one length. Greedy by default; with a
+temperature every prompt draws from a random stream of its own, so what is in the batch beside it changes nothing but
+rounding.
+"""
+
+from __future__ import annotations
+
+import copy
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Literal
+
+import numpy as np
+import torch
+from peft import PeftModel
+from torch import Tensor
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from isodistill.errors import UserError
+from isodistill.evaluation.decoding import Decoder, ForwardDecoder
+from isodistill.evaluation.llama import LlamaDecoder, why_not_llama
+
+__all__ = ["Generation", "generate", "merged_copy"]
+
+_log = logging.getLogger(__name__)
+
+_PREFILL_TOKENS = 2048
+"""Most prompt tokens computed at once; more gains no speed and costs memory."""
+
+
+@dataclass(frozen=True)
+class Generation:
+    """What the model answered to one prompt.
+
+    Attributes:
+        tokens: the new tokens, without the one that ended the answer.
+        text: ``tokens`` decoded, without special tokens.
+        finish: ``eos`` when the model ended its answer, ``length`` when it was cut at ``max_new_tokens``.
+        hidden: hidden state (d,) of the last prompt token, last layer after the final norm, fp32 (specs: z of the LCS).
+    """
+
+    tokens: list[int]
+    text: str
+    finish: Literal["eos", "length"]
+    hidden: np.ndarray | None
+
+
+@dataclass
+class _Row:
+    """A prompt in the batch: its place in the caller's list, its random stream, and what it has answered so far."""
+
+    index: int
+    rng: np.random.Generator | None
+    hidden: np.ndarray
+    tokens: list[int] = field(default_factory=list)
+
+
+def generate(
+    model: PreTrainedModel | PeftModel,
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: Sequence[Sequence[int]],
+    *,
+    max_new_tokens: int,
+    batch_size: int = 64,
+    stop_ids: Sequence[int] | None = None,
+    temperature: float = 0.0,
+    seeds: Sequence[int] | None = None,
+    on_done: Callable[[int, Generation], None] | None = None,
+) -> list[Generation]:
+    """Answer every prompt; the answers come in the order of the prompts.
+
+    Llama-like models run layer by layer (``LlamaDecoder``), all others through their own forward; which, and why, is
+    logged. An adapter should be merged first (``merged_copy``): unmerged it is slower. The model's mode is left as found.
+
+    Args:
+        model: a decoder-only causal language model; it answers in the dtype it has.
+        tokenizer: decodes the answers.
+        prompts: token ids, at least one per prompt; no padding.
+        max_new_tokens: most new tokens per answer, the ending token included.
+        batch_size: most prompts answered at a time.
+        stop_ids: tokens that end an answer; default those of ``model.generation_config`` and the tokenizer's eos.
+        temperature: 0 takes the likeliest token; above 0 samples from softmax(logits / temperature).
+        seeds: one per prompt, needed with a temperature.
+        on_done: called with (index, answer) as soon as an answer is finished, in no particular order. What it raises
+            ends the generation and reaches the caller.
+
+    Raises:
+        UserError: an empty prompt, a prompt that leaves no room for ``max_new_tokens`` in the model's context, a negative
+            temperature, seeds missing or not one per prompt, or a model that is not decoder-only.
+    """
+    _check(model, prompts, max_new_tokens, batch_size, temperature, seeds)
+    if not prompts:
+        return []
+    stops = frozenset(_default_stop_ids(model, tokenizer) if stop_ids is None else stop_ids)
+    done: list[Generation | None] = [None] * len(prompts)
+    rows: list[_Row] = []
+    waiting = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
+    with torch.no_grad(), _evaluating(model):
+        decoder = _decoder(model, prompts, max_new_tokens, batch_size)
+        while rows or waiting:
+            logits = []
+            if rows:
+                logits.append(decoder.step(torch.tensor([row.tokens[-1] for row in rows], device=model.device)))
+            for group in _admitted(waiting, prompts, len(rows), batch_size):
+                first, hidden = decoder.prefill([prompts[i] for i in group])
+                logits.append(first)
+                states = hidden.float().cpu().numpy()
+                rows += [_Row(i, _stream(seeds, i, temperature), z) for i, z in zip(group, states, strict=True)]
+            alive = []
+            for row, token in zip(rows, _choose(torch.cat(logits), temperature, [r.rng for r in rows]), strict=True):
+                if token not in stops:
+                    row.tokens.append(token)
+                finished = token in stops or len(row.tokens) == max_new_tokens
+                alive.append(not finished)
+                if finished:
+                    text = tokenizer.decode(row.tokens, skip_special_tokens=True)
+                    done[row.index] = Generation(row.tokens, text, "eos" if token in stops else "length", row.hidden)
+                    if on_done is not None:
+                        on_done(row.index, done[row.index])
+            if not all(alive):
+                order = _compacted(alive)
+                decoder.keep(order)
+                rows = [rows[i] for i in order]
+    return [answer for answer in done if answer is not None]
+
+
+def merged_copy(peft_model: PeftModel, dtype: torch.dtype) -> PreTrainedModel:
+    """A plain model for inference with the adapter merged, W = W0 + s B A in fp32, then cast; the original is untouched."""
+    merged = copy.deepcopy(peft_model).float().merge_and_unload()
+    return merged.to(dtype).eval().requires_grad_(False)
+
+
+def _check(
+    model: PreTrainedModel,
+    prompts: Sequence[Sequence[int]],
+    max_new_tokens: int,
+    batch_size: int,
+    temperature: float,
+    seeds: Sequence[int] | None,
+) -> None:
+    if max_new_tokens < 1 or batch_size < 1:
+        raise UserError(f"max_new_tokens is {max_new_tokens} and batch_size {batch_size}: both must be at least 1.")
+    if temperature < 0:
+        raise UserError(f"temperature is {temperature}: use 0 for the likeliest token or a positive number to sample.")
+    if temperature > 0 and (seeds is None or len(seeds) != len(prompts)):
+        given = "none" if seeds is None else str(len(seeds))
+        raise UserError(f"Sampling needs one seed per prompt: there are {len(prompts)} prompts and {given} seeds.")
+    context = model.config.get_text_config().max_position_embeddings
+    for i, prompt in enumerate(prompts):
+        if not prompt:
+            raise UserError(f"Prompt {i} is empty: a prompt needs at least one token.")
+        if len(prompt) + max_new_tokens > context:
+            raise UserError(
+                f"Prompt {i} has {len(prompt)} tokens; with max_new_tokens = {max_new_tokens} it does not fit the model's "
+                f"context of {context}. Shorten the prompt or lower max_new_tokens to at most {context - len(prompt)}."
+            )
+
+
+def _default_stop_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    eos = model.generation_config.eos_token_id
+    ids = [eos] if isinstance(eos, int) else list(eos or [])
+    return ids + ([] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id])
+
+
+@contextmanager
+def _evaluating(model: PreTrainedModel) -> Iterator[None]:
+    """No dropout inside; afterwards every module is in the mode it had."""
+    training = [m for m in model.modules() if m.training]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module in training:
+            module.training = True
+
+
+def _decoder(model: PreTrainedModel, prompts: Sequence[Sequence[int]], max_new_tokens: int, batch_size: int) -> Decoder:
+    reason = why_not_llama(model)
+    if reason is not None:
+        _log.info("Generating through the model's own forward, because %s.", reason)
+        return ForwardDecoder(model)
+    longest = max(len(p) for p in prompts)
+    _log.info("Generating layer by layer.")
+    return LlamaDecoder(model, min(batch_size, len(prompts)), longest + max_new_tokens, _common_prefix(prompts))
+
+
+def _common_prefix(prompts: Sequence[Sequence[int]]) -> list[int]:
+    """The tokens that all prompts begin with, leaving at least one token to each; none for a single prompt."""
+    if len(prompts) == 1:
+        return []
+    low, high = min(prompts, key=list), max(prompts, key=list)
+    limit = min(len(p) for p in prompts) - 1
+    shared = next((i for i, (a, b) in enumerate(zip(low, high, strict=False)) if a != b), limit)
+    return list(low[: min(shared, limit)])
+
+
+def _admitted(
+    waiting: list[int], prompts: Sequence[Sequence[int]], active: int, batch_size: int
+) -> Iterator[list[int]]:
+    """Groups of waiting prompts, longest first, to fill the free rows; none while too few rows are free."""
+    free = min(batch_size - active, len(waiting))
+    if active and free < min(len(waiting), max(1, batch_size // 8)):
+        return
+    while free:
+        size = max(1, min(free, _PREFILL_TOKENS // len(prompts[waiting[-1]])))
+        yield [waiting.pop() for _ in range(size)]
+        free -= size
+
+
+def _stream(seeds: Sequence[int] | None, index: int, temperature: float) -> np.random.Generator | None:
+    return np.random.default_rng(seeds[index]) if seeds is not None and temperature > 0 else None
+
+
+def _choose(logits: Tensor, temperature: float, rngs: Sequence[np.random.Generator | None]) -> list[int]:
+    """The next token of each row of logits (n, V): the likeliest, or one drawn by inverting the distribution function."""
+    if temperature == 0:
+        # In fp32, as transformers does, so that ties are broken alike.
+        greedy: list[int] = logits.float().argmax(-1).tolist()
+        return greedy
+    cdf = torch.softmax(logits.double() / temperature, dim=-1).cumsum(-1)
+    u = torch.tensor([[rng.random()] for rng in rngs if rng is not None], dtype=torch.float64, device=logits.device)
+    drawn: list[int] = torch.searchsorted(cdf, u * cdf[:, -1:], right=True)[:, 0].tolist()
+    return [min(token, logits.shape[1] - 1) for token in drawn]
+
+
+def _compacted(alive: Sequence[bool]) -> list[int]:
+    """Which row goes to each of the first ``sum(alive)`` places: itself, or an alive one from behind them."""
+    n = sum(alive)
+    behind = iter([i for i in range(n, len(alive)) if alive[i]])
+    return [i if alive[i] else next(behind) for i in range(n)]

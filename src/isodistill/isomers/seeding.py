@@ -1,0 +1,17 @@
+"""Random streams that cannot meet: one per (seed, what it is for), never seed + index."""
+
+from __future__ import annotations
+
+import hashlib
+import random
+
+__all__ = ["seeded_rng"]
+
+
+def seeded_rng(*key: int | str) -> random.Random:
+    """A random stream for a key such as ``(seed, family, index)``; equal keys give equal streams.
+
+    The key is hashed (SHA-256), so streams of neighbouring seeds or indices have nothing in common.
+    """
+    text = "\x1f".join(f"{type(part).__name__}:{part}" for part in key)
+    return random.Random(int.from_bytes(hashlib.sha256(text.encode()).digest()))

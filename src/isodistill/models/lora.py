@@ -1,0 +1,238 @@
+"""LoRA linear layers whose backward keeps the gradients of K domains apart, at the cost of one backward.
+
+Rows of a micro-batch are sorted by domain, so the tokens of a domain are one contiguous segment and the K gradients
+
+    dL_k/dA = s (D_k B)' X_k          X_k (T_k, n) inputs, D_k (T_k, m) output gradients of domain k
+    dL_k/dB = s D_k' (X_k A')
+
+cost together what the one summed gradient costs: the tokens are partitioned, not repeated (ours; see arXiv 2606.05025
+for the method that needs them). The frozen weight is cast to the compute dtype once, not at every forward. With
+``dense=True`` the backward also keeps G_k = D_k' X_k, the gradient of the effective weight W = W0 + s B A.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from itertools import pairwise
+from typing import Any, cast
+
+import torch
+from peft.tuners.lora import Linear as PeftLinear
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+__all__ = ["DomainGradients", "LoraLayer", "lora_layers", "segment_obstacles", "segmented_lora"]
+
+
+@dataclass(frozen=True)
+class LoraLayer:
+    """One adapted linear layer: W = W0 + scale * B @ A, with A (r, n) and B (m, r)."""
+
+    name: str
+    A: nn.Parameter
+    B: nn.Parameter
+    scale: float
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(m, n) of the effective weight."""
+        return self.B.shape[0], self.A.shape[1]
+
+
+@dataclass
+class DomainGradients:
+    """fp32 gradients of every trainable tensor, one row per domain, accumulated over the micro-batches of a step.
+
+    Attributes:
+        flat: (K, P), all trainable entries of a domain side by side.
+        views: name -> (K, *shape), windows into ``flat``.
+        dense: layer name -> (K, m, n), gradients of the effective weights; empty unless asked for.
+        row_bounds: rows of the current micro-batch where each domain begins and ends, (K + 1,) ascending.
+    """
+
+    parameters: dict[str, nn.Parameter]
+    flat: Tensor
+    views: dict[str, Tensor]
+    dense: dict[str, Tensor] = field(default_factory=dict)
+    row_bounds: list[int] = field(default_factory=list)
+
+    @classmethod
+    def allocate(cls, model: nn.Module, n_domains: int, *, dense: bool = False) -> DomainGradients:
+        """Zeroed buffers for all trainable parameters of ``model``; 4 K P bytes, plus 4 K m n per layer if dense."""
+        parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
+        size = sum(p.numel() for p in parameters.values())
+        device = next(iter(parameters.values())).device
+        flat = torch.zeros(n_domains, size, device=device)
+        views, start = {}, 0
+        for name, p in parameters.items():
+            views[name] = flat[:, start : start + p.numel()].view(n_domains, *p.shape)
+            start += p.numel()
+        layers = lora_layers(model) if dense else []
+        buffers = {layer.name: torch.zeros(n_domains, *layer.shape, device=device) for layer in layers}
+        return cls(parameters, flat, views, buffers)
+
+    def zero(self) -> None:
+        """Forget the step's gradients."""
+        self.flat.zero_()
+        for buffer in self.dense.values():
+            buffer.zero_()
+
+    def fold(self, domain: int) -> None:
+        """Add every ``.grad`` to the row of a domain and clear it; fp32 whatever the dtype of the parameter."""
+        for name, p in self.parameters.items():
+            if p.grad is not None:
+                self.views[name][domain].add_(p.grad)
+                p.grad = None
+
+
+def lora_layers(model: nn.Module) -> list[LoraLayer]:
+    """The adapted linear layers of a peft model with one active adapter, in module order."""
+    found = []
+    for name, module in model.named_modules():
+        if isinstance(module, PeftLinear):
+            adapter = module.active_adapters[0]
+            A = cast(nn.Parameter, module.lora_A[adapter].weight)
+            B = cast(nn.Parameter, module.lora_B[adapter].weight)
+            found.append(LoraLayer(name, A, B, float(module.scaling[adapter])))
+    return found
+
+
+def segment_obstacles(model: nn.Module) -> list[str]:
+    """Why per-domain gradients cannot be had in one backward; empty when they can.
+
+    Obstacles: trainable tensors outside plain LoRA linears, LoRA dropout or variants (DoRA, ...), several adapters.
+    """
+    obstacles, covered = [], set()
+    for name, module in model.named_modules():
+        if not isinstance(module, PeftLinear):
+            continue
+        adapter = module.active_adapters[0]
+        if len(module.active_adapters) > 1:
+            obstacles.append(f"{name} has several active adapters")
+        if not isinstance(module.lora_dropout[adapter], nn.Identity):
+            obstacles.append(f"{name} has LoRA dropout")
+        if module.lora_variant or type(module.base_layer) is not nn.Linear or module.fan_in_fan_out:
+            obstacles.append(f"{name} is not plain LoRA on torch.nn.Linear")
+        if module.lora_A[adapter].bias is not None or module.lora_B[adapter].bias is not None:
+            obstacles.append(f"{name} has a LoRA bias")
+        covered |= {id(module.lora_A[adapter].weight), id(module.lora_B[adapter].weight)}
+    obstacles += [
+        f"{n} is trained but is not a LoRA factor"
+        for n, p in model.named_parameters()
+        if p.requires_grad and id(p) not in covered
+    ]
+    return obstacles
+
+
+class _SegmentedLinear(torch.autograd.Function):
+    """y = x W0' + b + s (x A') B'; the factors' gradients go to the domain buffers, not to ``.grad``."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, anchor: Tensor, W0: Tensor, bias: Tensor | None, layer: _Patched) -> Tensor:
+        x = x.to(W0.dtype)
+        A, B = layer.A.detach().to(W0.dtype), (layer.scale * layer.B.detach()).to(W0.dtype)
+        h = F.linear(x, A)
+        y = F.linear(x, W0, bias)
+        y.view(-1, y.shape[-1]).addmm_(h.view(-1, h.shape[-1]), B.T)
+        ctx.save_for_backward(x, h, A, B)
+        ctx.W0, ctx.layer, ctx.n_rows = W0, layer, x.shape[0]
+        return y
+
+    @staticmethod
+    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
+        x, h, A, B = ctx.saved_tensors
+        layer: _Patched = ctx.layer
+        D = dy.reshape(-1, dy.shape[-1])
+        dh = D @ B
+        dx = None
+        if ctx.needs_input_grad[0]:
+            dx = D @ ctx.W0
+            dx.addmm_(dh, A)
+            dx = dx.view(x.shape)
+        layer.accumulate(x.view(-1, x.shape[-1]), h.view(-1, h.shape[-1]), dh, D, D.shape[0] // ctx.n_rows)
+        return dx, None, None, None, None
+
+
+@dataclass
+class _Patched:
+    A: Tensor
+    B: Tensor
+    scale: float
+    grad_A: Tensor  # (K, r, n)
+    grad_B: Tensor  # (K, m, r)
+    grad_W: Tensor | None  # (K, m, n)
+    gradients: DomainGradients
+
+    def accumulate(self, x: Tensor, h: Tensor, dh: Tensor, D: Tensor, tokens_per_row: int) -> None:
+        bounds = [row * tokens_per_row for row in self.gradients.row_bounds]
+        for k, (start, stop) in enumerate(pairwise(bounds)):
+            if start == stop:
+                continue
+            self.grad_A[k].add_(dh[start:stop].T @ x[start:stop])
+            self.grad_B[k].add_(D[start:stop].T @ h[start:stop], alpha=self.scale)
+            if self.grad_W is not None:
+                self.grad_W[k].add_(D[start:stop].T.float() @ x[start:stop].float())
+
+
+@contextmanager
+def segmented_lora(model: nn.Module, gradients: DomainGradients, dtype: torch.dtype) -> Iterator[None]:
+    """While open, every LoRA linear of ``model`` computes in ``dtype`` and sends its gradients to ``gradients``.
+
+    The caller sets ``gradients.row_bounds`` before each forward. Layers go back to peft's own forward at the end.
+
+    Raises:
+        ValueError: the model has something that segments cannot serve (see ``segment_obstacles``).
+    """
+    obstacles = segment_obstacles(model)
+    if obstacles:
+        raise ValueError("per-domain gradients in one backward are not possible: " + "; ".join(obstacles))
+    names = {id(p): name for name, p in gradients.parameters.items()}
+    patched: list[PeftLinear] = []
+    try:
+        for name, module in model.named_modules():
+            if isinstance(module, PeftLinear):
+                adapter = module.active_adapters[0]
+                A, B = module.lora_A[adapter].weight, module.lora_B[adapter].weight
+                layer = _Patched(
+                    A,
+                    B,
+                    float(module.scaling[adapter]),
+                    gradients.views[names[id(A)]],
+                    gradients.views[names[id(B)]],
+                    gradients.dense.get(name),
+                    gradients,
+                )
+                _patch(module, layer, dtype)
+                patched.append(module)
+        yield
+    finally:
+        for module in patched:
+            del module.forward
+
+
+def _patch(module: PeftLinear, layer: _Patched, dtype: torch.dtype) -> None:
+    base = module.base_layer
+    W0 = base.weight.detach().to(dtype)
+    bias = None if base.bias is None else base.bias.detach().to(dtype)
+    # Autograd calls the backward only where some input needs a gradient; the first layer's input needs none, A does.
+    peft_forward = module.forward
+
+    def forward(x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        if module.disable_adapters or not torch.is_grad_enabled():
+            return cast(Tensor, peft_forward(x, *args, **kwargs))
+        return cast(Tensor, _SegmentedLinear.apply(x, layer.A, W0, bias, layer))  # type: ignore[no-untyped-call]
+
+    module.forward = forward
+
+
+def row_bounds(domain_index: Sequence[int], n_domains: int) -> list[int]:
+    """Where each domain's rows begin and end, for rows sorted by domain: (K + 1,) ascending."""
+    counts = [0] * n_domains
+    for k in domain_index:
+        counts[k] += 1
+    bounds = [0]
+    for count in counts:
+        bounds.append(bounds[-1] + count)
+    return bounds

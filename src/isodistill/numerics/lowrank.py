@@ -1,0 +1,233 @@
+"""Between the weight space of a LoRA layer and its factors: tangent gradient, way back, truncated SVD.
+
+Notation: W = W0 + s B A with A (r, n), B (m, r) and s = ``scale`` = lora_alpha / r; G = dL/dW (m, n); hence
+dL/dA = s B'G and dL/dB = s G A'. P_B and P_A project orthogonally on the columns of B and the rows of A, and
+
+    P_T(G) = P_B G + G P_A - P_B G P_A
+
+is the part of G that a small change of A and B can follow. P_T(G) does not depend on which (R^-1 A, B R) stands for the
+same W. At B = 0, where LoRA starts, there is no column space: P_B = 0 (our choice) and (B'B)^-1 is read as 0.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from isodistill.numerics.checks import require_finite
+
+__all__ = [
+    "SubspaceState",
+    "lora_pro",
+    "pull_back",
+    "sylvester_gauge",
+    "tangent_gradient",
+    "tangent_step",
+    "truncated_svd",
+]
+
+_DAMPING = 1e-6
+_OVERSAMPLING = 8
+
+
+def _inverse_gram(factor: Tensor) -> Tensor:
+    """(factor' factor)^-1, (r, r) in fp64, for ``factor`` (p, r) of full column rank; damped where it is not; 0 at 0.
+
+    Cholesky with damping 1e-6 trace / r. Two Newton steps X <- 2 X - X gram X then raise the relative error that the
+    damping leaves in a direction to its fourth power: used directions come out exact, empty ones stay bounded.
+
+    Raises:
+        torch.linalg.LinAlgError: if the factorisation fails.
+    """
+    factor = factor.detach().double()
+    gram = factor.T @ factor
+    trace = gram.diagonal().sum()
+    identity = torch.eye(len(gram), dtype=gram.dtype, device=gram.device)
+    damping = torch.where(trace > 0, _DAMPING * trace / len(gram), 1.0)
+    inverse = torch.cholesky_inverse(torch.linalg.cholesky(gram + damping * identity))
+    for _ in range(2):
+        inverse = 2 * inverse - inverse @ gram @ inverse
+    return inverse * (trace > 0)
+
+
+def _tangent_coordinates(left: Tensor, right: Tensor, A: Tensor, B: Tensor) -> tuple[Tensor, Tensor]:
+    """F (r, n) and E (m, r) in fp64 with B F + E A = P_T(G), from left = B'G (r, n) and right = G A' (m, r)."""
+    left, right, A, B = (x.detach().double() for x in (left, right, A, B))
+    F = _inverse_gram(B) @ left
+    E = (right - B @ (F @ A.T)) @ _inverse_gram(A.T)
+    return F, E
+
+
+@torch.no_grad()
+def tangent_gradient(grad_A: Tensor, grad_B: Tensor, A: Tensor, B: Tensor, scale: float) -> tuple[Tensor, Tensor]:
+    """The tangent part of dL/dW from the factors' gradients alone, as a product of thin matrices.
+
+        F = (1/s) (B'B)^-1 grad_A;   E = (1/s) (grad_B - B (B'B)^-1 grad_A A') (AA')^-1
+        P_T(dL/dW) = B F + E A = [B, E] [F; A]
+
+    An algebraic identity (ours): no hook, no dense dL/dW. Cost O((m + n) r^2), in fp64.
+
+    Args:
+        grad_A: (r, n), dL/dA.
+        grad_B: (m, r), dL/dB.
+        A: (r, n).
+        B: (m, r); at B = 0 the result is G P_A.
+        scale: s.
+
+    Returns:
+        left (m, 2r) = [B, E] and right (2r, n) = [F; A], in the dtype of ``grad_A``: left @ right = P_T(dL/dW).
+
+    Raises:
+        torch.linalg.LinAlgError: if B'B or AA' cannot be factorised.
+    """
+    F, E = _tangent_coordinates(grad_A / scale, grad_B / scale, A, B)
+    dtype = grad_A.dtype
+    return torch.cat([B.to(dtype), E.to(dtype)], dim=1), torch.cat([F.to(dtype), A.to(dtype)], dim=0)
+
+
+@torch.no_grad()
+def pull_back(G: Tensor, A: Tensor, B: Tensor, scale: float) -> tuple[Tensor, Tensor]:
+    """The chain rule of W = W0 + s B A: grad_A = s B'G (r, n) and grad_B = s G A' (m, r).
+
+    Works on a block of rows too: with rows of ``G`` and the same rows of ``B``, grad_A is the block's summand and
+    grad_B its rows. Projecting G with P_T first changes nothing.
+
+    Args:
+        G: (m, n), a gradient in the space of W.
+        A: (r, n).
+        B: (m, r).
+        scale: s.
+    """
+    return scale * (B.T @ G), scale * (G @ A.T)
+
+
+@torch.no_grad()
+def lora_pro(
+    L: Tensor, R: Tensor, A: Tensor, B: Tensor, scale: float, X: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """Factor directions whose step in W is the tangent projection of a gradient (LoRA-Pro, arXiv 2407.18242).
+
+        gA = (1/s) (B'B)^-1 L + X A;   gB = (1/s) (R - B (B'B)^-1 L A') (AA')^-1 - B X
+        s (B gA + gB A) = P_T(G) for any X
+
+    Args:
+        L: (r, n), B'G.
+        R: (m, r), G A'.
+        A: (r, n).
+        B: (m, r).
+        scale: s.
+        X: (r, r), free; None is 0. The paper's is ``sylvester_gauge``.
+
+    Returns:
+        gA (r, n) and gB (m, r), in the dtype of ``L``. L = 0 and R = 0 give zeros, exactly.
+
+    Raises:
+        torch.linalg.LinAlgError: if B'B or AA' cannot be factorised.
+    """
+    F, E = _tangent_coordinates(L, R, A, B)
+    gA, gB = F / scale, E / scale
+    if X is not None:
+        gA, gB = gA + X.double() @ A.double(), gB - B.double() @ X.double()
+    return gA.to(L.dtype), gB.to(L.dtype)
+
+
+@torch.no_grad()
+def sylvester_gauge(L: Tensor, A: Tensor, B: Tensor, scale: float) -> Tensor:
+    """The X of LoRA-Pro (arXiv 2407.18242), which keeps (gA, gB) nearest to the plain factor gradients.
+
+        B'B X + X AA' = -(1/s) (B'B)^-1 L A'
+
+    Args:
+        L: (r, n), B'G.
+        A: (r, n).
+        B: (m, r).
+        scale: s.
+
+    Returns:
+        X (r, r), in the dtype of ``L``; 0 if B = 0.
+    """
+    left, A, B = L.double(), A.double(), B.double()
+    b, P = torch.linalg.eigh(B.T @ B)
+    a, Q = torch.linalg.eigh(A @ A.T)
+    right_side = -(_inverse_gram(B) @ left @ A.T) / scale
+    sums = b[:, None] + a
+    solved = torch.where(sums > 0, (P.T @ right_side @ Q) / sums, 0.0)
+    X: Tensor = P @ solved @ Q.T
+    return X.to(L.dtype)
+
+
+@torch.no_grad()
+def tangent_step(D: Tensor, A: Tensor, B: Tensor, scale: float) -> tuple[Tensor, Tensor]:
+    """Factor steps (cA, cB) with s (B cA + cB A) = P_T(D), for a dense step D (m, n) in W: ``lora_pro`` with X = 0.
+
+    Masking an optimizer's step U in W by M: subtract (cA, cB) of D = (1 - M) * U from the factor steps (ours). D = 0
+    gives zeros, exactly.
+    """
+    return lora_pro(B.T @ D, D @ A.T, A, B, scale)
+
+
+@dataclass(frozen=True)
+class SubspaceState:
+    """What ``truncated_svd`` carries from one step to the next.
+
+    Attributes:
+        basis: (n, block) right singular vectors of the last matrix; None while fresh.
+    """
+
+    basis: Tensor | None = None
+
+
+@torch.no_grad()
+def truncated_svd(
+    G: Tensor, rank: int, state: SubspaceState | None = None
+) -> tuple[Tensor, Tensor, Tensor, SubspaceState]:
+    """The leading singular triplets: exact, or by subspace iteration that starts where the last step ended.
+
+    Without a state the SVD is exact. With one it is a block subspace iteration with block = rank + 8: Q = qr(G V_prev),
+    then the small SVD of Q'G. A fresh state starts from a fixed Gaussian block and iterates twice more.
+    The truncation is the paper's (arXiv 2606.05025); the warm start is ours.
+
+    Args:
+        G: (m, n).
+        rank: p >= 1; k = min(p, m, n) triplets come back.
+        state: None for the exact SVD, ``SubspaceState()`` for a cold start, else the state of the last call.
+
+    Returns:
+        U (m, k), S (k,) descending, Vh (k, n), in fp32, or fp64 for fp64 input, and the state for the next call
+        (an exact SVD gives one too).
+
+    Raises:
+        ValueError: for a rank below 1, or a state of another shape.
+        FloatingPointError: if G holds NaN or an infinity.
+    """
+    if rank < 1:
+        raise ValueError(f"rank must be at least 1, got {rank}.")
+    require_finite({"G": G}, where="truncated_svd")
+    G = G.detach().to(torch.float64 if G.dtype == torch.float64 else torch.float32)
+    block = min(rank + _OVERSAMPLING, *G.shape)
+    if state is None:
+        U, S, Vh = torch.linalg.svd(G, full_matrices=False)
+    else:
+        Q = _range_basis(G, block, state)
+        U, S, Vh = torch.linalg.svd(Q.T @ G, full_matrices=False)
+        U = Q @ U
+    return U[:, :rank], S[:rank], Vh[:rank], SubspaceState(Vh[:block].T.contiguous())
+
+
+def _range_basis(G: Tensor, block: int, state: SubspaceState) -> Tensor:
+    """Orthonormal (m, block) whose span is close to that of the leading left singular vectors."""
+    if state.basis is not None:
+        if state.basis.shape != (G.shape[1], block):
+            raise ValueError(
+                f"The state has shape {tuple(state.basis.shape)}, this matrix and rank need {(G.shape[1], block)}: "
+                "keep one state per matrix and rank."
+            )
+        start, extra = state.basis, 0
+    else:
+        start, extra = torch.randn(G.shape[1], block, generator=torch.Generator().manual_seed(0)), 2
+    Q: Tensor = torch.linalg.qr(G @ start.to(G)).Q
+    for _ in range(extra):
+        Q = torch.linalg.qr(G @ (G.T @ Q)).Q
+    return Q

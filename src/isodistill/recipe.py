@@ -1,0 +1,220 @@
+"""The recipe: one YAML file says everything about a run; this is the one place for its names and defaults."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import MISSING, asdict, dataclass, field, fields, is_dataclass
+from difflib import get_close_matches
+from pathlib import Path
+from types import UnionType
+from typing import Any, TypeVar, cast, get_args, get_origin, get_type_hints
+
+import yaml
+
+from isodistill.errors import UserError
+
+__all__ = ["Cue", "Evaluate", "Isomers", "Recipe", "Split", "dump_recipe", "load_recipe", "parse_recipe"]
+
+
+@dataclass(frozen=True)
+class Cue:
+    """A shortcut planted in generated isomers, off by default.
+
+    Attributes:
+        kind: none, conflict (same tokens, another meaning in every domain), private (own tokens in every domain).
+        rho: strength: share of training rows whose cue tells the answer; one number, or one per domain.
+    """
+
+    kind: str = "none"
+    rho: float | dict[str, float] = 1.0
+
+
+@dataclass(frozen=True)
+class Isomers:
+    """What ``problems: builtin:isomers`` generates.
+
+    Attributes:
+        n_sets: isomer sets over all splits.
+        families: structure families; empty takes all.
+        domains: surfaces that every set is told in; the held-out ones of ``split`` among them.
+        difficulty: levels to draw from, 1 to 3.
+        cue: the planted shortcut.
+    """
+
+    n_sets: int = 480
+    families: list[str] = field(default_factory=list)
+    domains: list[str] = field(
+        default_factory=lambda: ["mathematics", "medicine", "law", "science", "cooking", "sports", "finance"]
+    )
+    difficulty: list[int] = field(default_factory=lambda: [1, 2])
+    cue: Cue = field(default_factory=Cue)
+
+
+@dataclass(frozen=True)
+class Split:
+    """How rows without a split of their own are divided: by structure, then by set.
+
+    Attributes:
+        valid: share of structures for validation.
+        test: share of structures for the test splits.
+        held_out_domains: never trained on; their test rows are the split ``ood``.
+        seed_data: seed of the division (and of generated problems).
+    """
+
+    valid: float = 0.1
+    test: float = 0.25
+    held_out_domains: list[str] = field(default_factory=list)
+    seed_data: int = 0
+
+
+@dataclass(frozen=True)
+class Evaluate:
+    """How test problems are answered and scored: greedy decoding, then ``verify``.
+
+    Attributes:
+        max_new_tokens: longest answer; longer ones count as truncated.
+        batch_size: prompts decoded side by side.
+        max_sets: test sets per split, the first by id; 0 takes all.
+        before: also evaluate the untrained student.
+    """
+
+    max_new_tokens: int = 96
+    batch_size: int = 64
+    max_sets: int = 0
+    before: bool = True
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A whole run.
+
+    Attributes:
+        student: ``smollm2-135m``, ``tiny`` (made on the spot), hub id, folder, or GGUF file.
+        problems: ``builtin:isomers``, ``real:NAME`` with ``real_data``, a file, or a ``datasets`` name.
+        real_data: folder of the real data sets for ``real:NAME``.
+        columns: our column -> theirs, for files with other names.
+        max_refused: share of rows that may be refused before the run stops.
+        method: preset that fills the slots; see ``objective`` and ``alignment``.
+        baseline: method trained beside it from the same start, for the paired difference; null trains none.
+        objective: slot; null takes the preset's.
+        alignment: slot; null takes the preset's.
+        lora: arguments of ``peft.LoraConfig``.
+        train: arguments of ``DistillConfig`` (transformers.TrainingArguments names); ``steps`` is ``max_steps``.
+        seed: training seed: adapters, order of the sets.
+    """
+
+    student: str = "smollm2-135m"
+    problems: str = "builtin:isomers"
+    real_data: str | None = None
+    columns: dict[str, str] | None = None
+    max_refused: float = 0.01
+    method: str = "iga"
+    baseline: str | None = "erm"
+    objective: dict[str, Any] | None = None
+    alignment: dict[str, Any] | None = None
+    isomers: Isomers = field(default_factory=Isomers)
+    split: Split = field(default_factory=Split)
+    lora: dict[str, Any] = field(
+        default_factory=lambda: {"r": 16, "lora_alpha": 32, "lora_dropout": 0.0, "target_modules": "all-linear"}
+    )
+    train: dict[str, Any] = field(default_factory=lambda: {"steps": 200})
+    evaluate: Evaluate = field(default_factory=Evaluate)
+    seed: int = 0
+
+
+def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
+    """Read a recipe file; ``overrides`` are ``a.b=c`` with c in YAML.
+
+    Raises:
+        UserError: no such file, not YAML, an unknown key (with the nearest right one), a value of the wrong type.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise UserError(
+            f"There is no recipe {path}. Copy one from examples/ or write: student, problems, method."
+        ) from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"The recipe {path} cannot be read: {error}.") from error
+    try:
+        tree = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise UserError(f"The recipe {path} is not YAML: {error}") from error
+    if tree is None:
+        tree = {}
+    if not isinstance(tree, dict):
+        raise UserError(f"The recipe {path} must be a mapping of keys to values, not {type(tree).__name__}.")
+    return parse_recipe(tree, overrides, where=str(path))
+
+
+def parse_recipe(tree: Mapping[str, Any], overrides: Sequence[str] = (), where: str = "the recipe") -> Recipe:
+    """A recipe from a plain mapping; see ``load_recipe``."""
+    merged: dict[str, Any] = _copy(tree)
+    for override in overrides:
+        key, equals, value = override.partition("=")
+        if not equals or not key:
+            raise UserError(f"--set takes key=value, as in --set train.steps=100; got {override!r}.")
+        node = merged
+        *path, last = key.split(".")
+        for name in path:
+            if node.get(name) is None:
+                node[name] = {}
+            node = node[name]
+            if not isinstance(node, dict):
+                raise UserError(f"--set {override}: {name} holds a value, not a group of keys.")
+        try:
+            node[last] = yaml.safe_load(value)
+        except yaml.YAMLError as error:
+            raise UserError(f"--set {override}: the value is not YAML: {error}") from error
+    return _build(Recipe, merged, where, "")
+
+
+def dump_recipe(recipe: Recipe) -> str:
+    """The recipe as YAML with every default written out; reading it back gives an equal recipe."""
+    return yaml.safe_dump(asdict(recipe), sort_keys=False, allow_unicode=True)
+
+
+T = TypeVar("T")
+
+
+def _build(kind: type[T], tree: Mapping[str, Any], where: str, prefix: str) -> T:
+    hints = get_type_hints(kind)
+    known = {f.name: f for f in fields(kind)}  # type: ignore[arg-type]
+    values = {}
+    for key, value in tree.items():
+        if key not in known:
+            near = get_close_matches(str(key), list(known), n=1)
+            hint = f" Did you mean {prefix}{near[0]}?" if near else ""
+            raise UserError(
+                f"Unknown key {prefix}{key} in {where}.{hint} Known: {', '.join(prefix + k for k in known)}."
+            )
+        hint_type = hints[key]
+        if is_dataclass(hint_type):
+            if not isinstance(value, Mapping):
+                raise UserError(f"{prefix}{key} in {where} is a group of keys, but got {value!r}.")
+            values[key] = _build(cast(type[Any], hint_type), value, where, f"{prefix}{key}.")
+        else:
+            default = known[key].default
+            values[key] = _typed(value, hint_type, f"{prefix}{key}", where, default)
+    return kind(**values)
+
+
+def _typed(value: Any, hint: Any, key: str, where: str, default: Any) -> Any:
+    options = get_args(hint) if isinstance(hint, UnionType) else (hint,)
+    for option in options:
+        plain = get_origin(option) or option
+        if option is type(None) and value is None:
+            return None
+        if plain is float and isinstance(value, int) and not isinstance(value, bool):
+            return float(value)
+        if isinstance(plain, type) and isinstance(value, plain) and not (isinstance(value, bool) and plain is not bool):
+            return value
+    names = " or ".join("null" if o is type(None) else getattr(get_origin(o) or o, "__name__", str(o)) for o in options)
+    instead = "" if default is MISSING else f" The default is {default!r}."
+    raise UserError(f"{key} in {where} must be {names}, but is {value!r}.{instead}")
+
+
+def _copy(tree: Any) -> Any:
+    if isinstance(tree, Mapping):
+        return {key: _copy(value) for key, value in tree.items()}
+    return list(tree) if isinstance(tree, list) else tree

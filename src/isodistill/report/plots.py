@@ -1,0 +1,232 @@
+"""The plots of a report: numbers in, one SVG string out, nothing else touched.
+
+Text stays text (small files, selectable, the reader's font). Every colour is written as ``var(--name, #hex)``: inside a
+page the style sheet decides for light and dark, and a plot that stands alone shows the light colours. Panels are 4.4
+inches wide, so that a telephone shows their text at nearly its own size; a page puts panels side by side.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+import re
+import textwrap
+from collections.abc import Callable, Mapping, Sequence
+from html import escape
+from typing import Any
+
+import matplotlib.style
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, MaxNLocator
+
+from isodistill.report.run import Estimate
+
+__all__ = ["accuracies", "accuracy_consistency", "curves", "differences"]
+
+# The page's custom properties and their light values; c1 to c6 follow the colour-blind-safe set of Okabe and Ito.
+COLOURS = {
+    "ink": "#1d2126",
+    "muted": "#6a7280",
+    "rule": "#e2e4e8",
+    "paper": "#fcfcfb",
+    "accent": "#1a5fb4",
+    "c1": "#0072b2",
+    "c2": "#d55e00",
+    "c3": "#009e73",
+    "c4": "#cc79a7",
+    "c5": "#b07a00",
+    "c6": "#3a8fc7",
+}
+# Roles differ by marker as well as by colour.
+ROLES: dict[str, dict[str, Any]] = {
+    "before": {"color": COLOURS["muted"], "marker": "o", "markerfacecolor": COLOURS["paper"]},
+    "baseline": {"color": COLOURS["ink"], "marker": "s", "markerfacecolor": COLOURS["ink"]},
+    "method": {"color": COLOURS["accent"], "marker": "o", "markerfacecolor": COLOURS["accent"]},
+}
+LINES = [COLOURS[f"c{i}"] for i in range(1, 7)]
+DASHES = ["-", "--", ":", "-."]
+WIDTH = 4.4  # inches
+LABEL_WIDTH = 26  # characters of a row label before it is broken
+LEGEND_WIDTH = 58  # characters of a legend line, a sample of the line counting as seven
+STYLE = {
+    "svg.fonttype": "none",
+    "text.parse_math": False,  # a domain may be called "$x$"
+    "font.size": 9,
+    "axes.edgecolor": COLOURS["muted"],
+    "axes.labelcolor": COLOURS["muted"],
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.linewidth": 0.6,
+    "xtick.color": COLOURS["muted"],
+    "ytick.color": COLOURS["muted"],
+    "text.color": COLOURS["ink"],
+    "grid.color": COLOURS["rule"],
+    "grid.linewidth": 0.6,
+    "legend.frameon": False,
+    "lines.linewidth": 1.4,
+    "lines.markersize": 5,
+}
+
+
+def differences(rows: Sequence[tuple[str, Estimate]], *, name: str, title: str) -> str:
+    """Differences in points with their intervals, one row each, top first; a line at 0.
+
+    Args:
+        rows: label and difference of two shares in [-1, 1].
+        name: unique in the page; part of every id in the SVG.
+        title: what a screen reader says.
+    """
+
+    def draw(axes: Axes) -> None:
+        axes.axvline(0, color=COLOURS["muted"], linewidth=0.8)
+        for y, (_, difference) in enumerate(rows):
+            _dot(axes, difference, y, "method")
+        _rows(axes, [label for label, _ in rows])
+        axes.set_xlabel("difference in points")
+        axes.margins(x=0.08)
+
+    lines = max(len(textwrap.wrap(label, LABEL_WIDTH)) for label, _ in rows)
+    return _svg(draw, name, title, height=0.7 + (0.14 + 0.16 * lines) * len(rows))
+
+
+def accuracies(
+    domains: Sequence[str], series: Sequence[tuple[str, str, Mapping[str, Estimate]]], *, name: str, title: str
+) -> str:
+    """Accuracy per domain, a dot with its interval for every student.
+
+    Args:
+        domains: rows, top first.
+        series: (label, role, domain -> share in [0, 1]) of every student; role is before, baseline or method.
+        name: unique in the page.
+        title: what a screen reader says.
+    """
+
+    def draw(axes: Axes) -> None:
+        for i, (label, role, numbers) in enumerate(series):
+            offset = 0.24 * (i - (len(series) - 1) / 2)
+            for domain in numbers:
+                _dot(axes, numbers[domain], domains.index(domain) + offset, role)
+            axes.plot([], [], label=label, linestyle="", **ROLES[role])
+        _rows(axes, domains)
+        axes.set_xlim(-2, 102)
+        axes.set_xlabel("correct answers in %")
+
+    return _svg(draw, name, title, height=1.0 + (0.16 + 0.16 * len(series)) * len(domains))
+
+
+def accuracy_consistency(points: Sequence[tuple[str, str, float, Estimate]], *, name: str, title: str) -> str:
+    """Accuracy (up is better) against the LCS ratio (left is better), one point for every student and seed.
+
+    Args:
+        points: (label, role, LCS ratio, accuracy as a share).
+        name: unique in the page.
+        title: what a screen reader says.
+    """
+
+    def draw(axes: Axes) -> None:
+        shown: set[str] = set()
+        for label, role, lcs_ratio, accuracy in points:
+            _error_bar(axes, [lcs_ratio, lcs_ratio], accuracy, role, vertical=True)
+            name_once = label if label not in shown else "_"
+            axes.plot(lcs_ratio, 100 * accuracy.value, linestyle="", label=name_once, **ROLES[role])
+            shown.add(label)
+        axes.grid(True)
+        axes.set_axisbelow(True)
+        axes.margins(0.15)
+        axes.set_xlabel("LCS ratio (our definition), lower is better")
+        axes.set_ylabel("correct answers in %")
+        axes.xaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10]))
+
+    return _svg(draw, name, title, height=2.9)
+
+
+def curves(
+    series: Mapping[str, tuple[Sequence[float], Sequence[float]]],
+    *,
+    ylabel: str,
+    name: str,
+    title: str,
+    roles: Mapping[str, str] | None = None,
+) -> str:
+    """Lines over training steps.
+
+    Args:
+        series: label -> (steps, values); a value that is not finite leaves a gap.
+        ylabel: name of the vertical axis.
+        name: unique in the page.
+        title: what a screen reader says.
+        roles: label -> role for lines that stand for a student; other lines get a colour and a dash of their own.
+    """
+
+    def draw(axes: Axes) -> None:
+        for i, (label, (steps, values)) in enumerate(series.items()):
+            role = (roles or {}).get(label)
+            colour = ROLES[role]["color"] if role else LINES[i % len(LINES)]
+            dash = "-" if role else DASHES[i % len(DASHES)]
+            axes.plot(steps, values, color=colour, linestyle=dash, label=label)
+        axes.grid(True, axis="y")
+        axes.set_axisbelow(True)
+        axes.set_xlabel("training step")
+        axes.set_ylabel(ylabel)
+        axes.xaxis.set_major_locator(MaxNLocator(5, integer=True, steps=[1, 2, 5, 10]))
+
+    return _svg(draw, name, title, height=2.7)
+
+
+def _dot(axes: Axes, estimate: Estimate, y: float, role: str) -> None:
+    _error_bar(axes, [y, y], estimate, role, vertical=False)
+    axes.plot(100 * estimate.value, y, **ROLES[role])
+
+
+def _error_bar(axes: Axes, place: list[float], estimate: Estimate, role: str, *, vertical: bool) -> None:
+    if estimate.lo is None or estimate.hi is None:
+        return
+    span = [100 * estimate.lo, 100 * estimate.hi]
+    x, y = (place, span) if vertical else (span, place)
+    axes.plot(x, y, color=ROLES[role]["color"], linewidth=1.4, solid_capstyle="round")
+
+
+def _rows(axes: Axes, labels: Sequence[str]) -> None:
+    axes.set_yticks(range(len(labels)), [textwrap.fill(label, LABEL_WIDTH) for label in labels])
+    axes.set_ylim(len(labels) - 0.4, -0.6)
+    axes.tick_params(axis="y", length=0, labelcolor=COLOURS["ink"])
+    axes.spines["left"].set_visible(False)
+    axes.grid(True, axis="x")
+    axes.set_axisbelow(True)
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:g}".replace("-", "\N{MINUS SIGN}")))
+
+
+def _legend(figure: Figure, axes: Axes) -> None:
+    handles, labels = axes.get_legend_handles_labels()
+
+    def width(ncols: int) -> int:
+        lines = math.ceil(len(labels) / ncols)
+        columns = [labels[i : i + lines] for i in range(0, len(labels), lines)]
+        return sum(7 + max(map(len, column)) for column in columns)
+
+    ncols = next((n for n in range(len(labels), 1, -1) if width(n) <= LEGEND_WIDTH), 1)
+    figure.legend(handles, labels, loc="outside upper left", ncols=ncols, handlelength=1.8, columnspacing=1.4)
+
+
+def _svg(draw: Callable[[Axes], None], name: str, title: str, *, height: float) -> str:
+    """Draw on one set of axes and return an SVG to put into a page: no prolog, no metadata, ids of its own."""
+    with matplotlib.style.context(["default", {**STYLE, "svg.hashsalt": name}]):
+        figure = Figure(figsize=(WIDTH, height), layout="constrained")
+        axes = figure.subplots()
+        draw(axes)
+        if axes.get_legend_handles_labels()[1]:
+            _legend(figure, axes)
+        file = io.StringIO()
+        figure.savefig(file, format="svg", transparent=True, metadata={"Date": None})
+    svg = file.getvalue()
+    svg = re.sub(r"<metadata>.*?</metadata>|<defs>\s*<style.*?</style>\s*</defs>", "", svg, flags=re.DOTALL)
+    svg = re.sub(r'\bid="', f'id="{name}-', svg)
+    svg = re.sub(r'(href="|url\()#', rf"\1#{name}-", svg)
+    svg = re.sub(r"font-family: [^;\"]*;? ?", "", svg)
+    for colour, value in COLOURS.items():
+        svg = svg.replace(value, f"var(--{colour}, {value})")
+    width, tall = math.ceil(72 * WIDTH), math.ceil(72 * height)
+    head = '<svg xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink" role="img" '
+    head += f'viewBox="0 0 {width} {tall}" font-family="system-ui, sans-serif"><title>{escape(title)}</title>'
+    return head + re.sub(r"\s*\n\s*", "\n", svg[svg.index(">", svg.index("<svg")) + 1 :]).strip()

@@ -1,0 +1,80 @@
+"""From token ids to the hidden states of the trained positions; nothing else ever reaches the LM head."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import cast
+
+import torch
+from peft import PeftModel
+from torch import Tensor, nn
+from torch.nn import functional as F
+from transformers import PreTrainedModel
+
+from isodistill.errors import UserError
+from isodistill.objectives import StudentOutput, TrainedTokens
+
+__all__ = ["Student", "trained_tokens"]
+
+
+def trained_tokens(batch: Mapping[str, Tensor]) -> tuple[TrainedTokens, Tensor]:
+    """The trained tokens of a padded batch and the flat positions (N,) whose hidden states predict them.
+
+    The logits at position t predict the token at t + 1, so ``labels`` (rows, T) are read one to the right.
+    """
+    shifted = F.pad(batch["labels"][:, 1:], (0, 1), value=-100)
+    positions = (shifted.flatten() != -100).nonzero().squeeze(1)
+    rows = positions // shifted.shape[1]
+    tokens = TrainedTokens(
+        targets=shifted.flatten()[positions],
+        rows=rows,
+        domains=batch["domain_index"][rows],
+        weights=batch["weights"][rows],
+    )
+    return tokens, positions
+
+
+class Student:
+    """The decoder and the head of a causal LM (peft-wrapped or not), called apart.
+
+    Args:
+        model: the model; a plain decoder (``base_model_prefix``) followed by a linear head.
+        dtype: dtype of the head's product.
+
+    Raises:
+        UserError: the head does more than one projection (soft-capping, scaling), so that calling it alone would
+            compute something else.
+    """
+
+    def __init__(self, model: nn.Module, dtype: torch.dtype) -> None:
+        causal = cast(PreTrainedModel, model.get_base_model() if isinstance(model, PeftModel) else model)
+        self.decoder = cast(nn.Module, getattr(causal, causal.base_model_prefix))
+        self.projection = cast(nn.Linear, causal.get_output_embeddings())
+        self._require_plain_head(causal)
+        # A frozen plain head is cast once; a trained or adapted one must stay the module that autograd knows.
+        self.head: Callable[[Tensor], Tensor] = self.projection
+        if type(self.projection) is nn.Linear and not self.projection.weight.requires_grad:
+            weight = self.projection.weight.detach().to(dtype)
+            bias = None if self.projection.bias is None else self.projection.bias.detach().to(dtype)
+            self.head = lambda hidden: F.linear(hidden.to(dtype), weight, bias)
+
+    def __call__(self, batch: Mapping[str, Tensor], positions: Tensor) -> StudentOutput:
+        """Hidden states (N, d) at flat positions of input_ids (rows, T), after the final norm, and the head."""
+        out = self.decoder(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"], use_cache=False)
+        hidden = out.last_hidden_state
+        return StudentOutput(hidden.reshape(-1, hidden.shape[-1])[positions], self.head)
+
+    @torch.no_grad()
+    def _require_plain_head(self, causal: PreTrainedModel) -> None:
+        training = causal.training
+        causal.eval()
+        ids = torch.arange(4, device=self.projection.weight.device).unsqueeze(0)
+        whole = causal(input_ids=ids, use_cache=False).logits
+        apart = self.projection(self.decoder(input_ids=ids, use_cache=False).last_hidden_state)
+        causal.train(training)
+        if not torch.allclose(whole.float(), apart.float(), rtol=1e-3, atol=1e-4):
+            raise UserError(
+                f"The head of {type(causal).__name__} does more than one linear projection (scaling or soft-capping of "
+                "the logits); isodistill trains through the projection alone and would compute another loss. "
+                "Use a model with a plain head."
+            )

@@ -1,0 +1,70 @@
+"""Presets and slots: from names and options to an objective and an alignment."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from difflib import get_close_matches
+from typing import Any, TypeVar
+
+from isodistill.alignment import ALIGNMENTS, Alignment
+from isodistill.errors import UserError
+from isodistill.objectives import OBJECTIVES, Objective
+
+__all__ = ["PRESETS", "fill_slots"]
+
+PRESETS: dict[str, dict[str, dict[str, Any]]] = {
+    "erm": {"objective": {"name": "ce"}, "alignment": {"name": "erm"}},
+    "erm_pooled": {"objective": {"name": "ce"}, "alignment": {"name": "erm_pooled"}},
+    "iga": {"objective": {"name": "ce"}, "alignment": {"name": "iga"}},
+}
+
+T = TypeVar("T")
+
+
+def fill_slots(
+    method: str, objective: Mapping[str, Any] | None, alignment: Mapping[str, Any] | None
+) -> tuple[Objective, Alignment, dict[str, dict[str, Any]]]:
+    """The parts of a preset, with the slots given by the user in place of the preset's.
+
+    Returns:
+        The objective, the alignment, and both slots with every option.
+
+    Raises:
+        UserError: a preset, a name or an option is unknown (with the nearest right one), or a value is refused.
+    """
+    preset = _known("method", method, PRESETS)
+    slots = {
+        "objective": dict(objective or preset["objective"]),
+        "alignment": dict(alignment or preset["alignment"]),
+    }
+    return (
+        _build("objective", slots["objective"], OBJECTIVES),
+        _build("alignment", slots["alignment"], ALIGNMENTS),
+        slots,
+    )
+
+
+def _build(slot: str, options: dict[str, Any], known: Mapping[str, Callable[..., T]]) -> T:
+    if "name" not in options:
+        raise UserError(
+            f"The slot {slot} has no name; choose one of {', '.join(known)}, as in {{name: {next(iter(known))}}}."
+        )
+    make = _known(f"{slot}.name", options["name"], known)
+    given = {key: value for key, value in options.items() if key != "name"}
+    allowed = inspect.signature(make).parameters
+    for key in given:
+        _known(f"option of {slot} {options['name']}", key, allowed)
+    try:
+        return make(**given)
+    except (ValueError, TypeError) as error:
+        raise UserError(f"The {slot} {options['name']} refuses its options: {error}.") from error
+
+
+def _known(what: str, name: str, known: Mapping[str, T]) -> T:
+    if name in known:
+        return known[name]
+    near = get_close_matches(str(name), list(known), n=1)
+    hint = f" Did you mean {near[0]!r}?" if near else ""
+    choices = ", ".join(known) or "none"
+    raise UserError(f"Unknown {what} {name!r}.{hint} Known: {choices}.")

@@ -1,0 +1,376 @@
+"""DistillTrainer: a transformers.Trainer whose step sees domains."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterable, Mapping
+from contextlib import ExitStack
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+import torch.distributed as dist
+from peft import LoraConfig, PeftModel
+from peft.utils import set_peft_model_state_dict
+from safetensors.torch import load_file
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer, TrainerCallback
+from transformers.trainer_callback import PrinterCallback, ProgressCallback
+
+from isodistill.data.collate import collate
+from isodistill.data.encode import Encoded, encode_rows
+from isodistill.data.files import Refusal
+from isodistill.data.load import load_rows
+from isodistill.data.rows import Row
+from isodistill.data.sampler import IsomerSetSampler
+from isodistill.errors import UserError
+from isodistill.models.load import add_lora
+from isodistill.models.lora import DomainGradients, lora_layers, row_bounds, segment_obstacles, segmented_lora
+from isodistill.training.checkpoint import load_rng, load_state, newest_checkpoint, publish, save_rng, save_state
+from isodistill.training.config import DistillConfig
+from isodistill.training.forward import Student, trained_tokens
+from isodistill.training.interrupt import StopOnSignal
+from isodistill.training.metrics import MetricsFile, QuietProgress, finite_or_blame
+from isodistill.training.slots import fill_slots
+
+__all__ = ["DEFAULT_LORA", "DistillTrainer"]
+
+DEFAULT_LORA = {"r": 16, "lora_alpha": 32, "lora_dropout": 0.0, "target_modules": "all-linear"}
+_MAX_SKIPS = 10
+
+
+class DistillTrainer(Trainer):
+    """Distil traces into a LoRA student, with an objective per token and an alignment over domains.
+
+    Called as users of TRL call theirs::
+
+        trainer = DistillTrainer(model, args=DistillConfig(method="iga", output_dir="runs/mine"),
+                                 train_dataset=rows, processing_class=tokenizer, peft_config=LoraConfig(...))
+        trainer.train(resume_from_checkpoint=True)
+        trainer.save_model("student")
+
+    Within one optimizer step every token of domain k is divided by the same n_k, the trained tokens of that domain in
+    all micro-batches and ranks together, so the split into micro-batches never changes the gradient.
+
+    Args:
+        model: a causal LM, or a peft model with one active adapter.
+        args: see ``DistillConfig``.
+        train_dataset: ``Row`` objects, plain dicts, or a ``datasets.Dataset`` with the columns of DESIGN's rows.
+        eval_dataset: likewise; its mean token loss per domain is reported by ``evaluate``.
+        processing_class: the tokenizer.
+        peft_config: LoRA settings for a model that is not wrapped yet; default: r 16, alpha 32, all linear layers.
+        callbacks: as in transformers; they may read, not change the update.
+
+    Attributes:
+        refused: training rows that were not used, each with its reason.
+
+    Raises:
+        UserError: rows, model, method and options do not fit together; everything that is missing is listed at once.
+    """
+
+    def __init__(
+        self,
+        model: PreTrainedModel | PeftModel,
+        args: DistillConfig,
+        train_dataset: Iterable[Row | Mapping[str, Any]],
+        processing_class: PreTrainedTokenizerBase,
+        eval_dataset: Iterable[Row | Mapping[str, Any]] | None = None,
+        peft_config: LoraConfig | None = None,
+        callbacks: list[TrainerCallback] | None = None,
+    ) -> None:
+        if not isinstance(model, PeftModel):
+            model = add_lora(model, peft_config or LoraConfig(task_type="CAUSAL_LM", **DEFAULT_LORA), args.seed)
+        elif peft_config is not None:
+            raise UserError("The model carries an adapter already; leave peft_config out, or pass the bare model.")
+        self.objective, self.alignment, self.preset = fill_slots(args.method, args.objective, args.alignment)
+        self.refused: list[Refusal] = []
+        encoded = self._encode(train_dataset, args, processing_class)
+        self.domains = args.domains or sorted({e.domain for e in encoded})
+        self._require(model, args)
+        args.per_device_train_batch_size = args.sets_per_batch * len(self.domains)
+        collator = functools.partial(collate, domains=self.domains, pad_id=processing_class.pad_token_id)
+        evaluated = None if eval_dataset is None else self._encode(eval_dataset, args, processing_class)
+        super().__init__(
+            model=model,
+            args=args,
+            train_dataset=encoded,
+            eval_dataset=evaluated,
+            data_collator=collator,
+            processing_class=processing_class,
+            callbacks=callbacks,
+        )
+        self.loss_is_scaled_for_ga = True
+        for shown in (PrinterCallback, ProgressCallback):
+            self.remove_callback(shown)
+        if not args.disable_tqdm:
+            self.add_callback(QuietProgress)
+        self.add_callback(MetricsFile(Path(args.output_dir) / "metrics.jsonl"))
+        self._extra: dict[str, float] = {}
+        self._skips = 0
+        self._step_done = False
+        self._logged_step = 0
+        self._engine: ExitStack | None = None
+
+    # ---- rows in ----
+
+    def _encode(
+        self, rows: Iterable[Row | Mapping[str, Any]], args: DistillConfig, tokenizer: PreTrainedTokenizerBase
+    ) -> list[Encoded]:
+        listed = list(rows)
+        if not listed or not isinstance(listed[0], Row):
+            loaded = load_rows(cast(Any, listed), max_refused=args.max_refused)
+            listed, self.refused = cast("list[Row | Mapping[str, Any]]", loaded.rows), self.refused + loaded.refused
+        typed = cast("list[Row]", listed)
+        if args.domains is not None:
+            typed = [row for row in typed if row.domain in args.domains]
+        encoded, refused = encode_rows(typed, tokenizer, args.max_length, args.max_refused)
+        self.refused += refused
+        return encoded
+
+    def _require(self, model: PeftModel, args: DistillConfig) -> None:
+        """Every need of the chosen parts against what there is; all that is missing in one error."""
+        missing = []
+        alignment = self.alignment
+        if alignment.needs_domains and len(self.domains) < 2:
+            missing.append(
+                f"{args.method} compares domains, but the training rows have {len(self.domains)} "
+                f"({', '.join(self.domains)}); give the rows a `domain` column with at least two values"
+            )
+        obstacles = segment_obstacles(model)
+        needs_segments = args.gradients == "segment" or alignment.needs_weight_gradients
+        if needs_segments and obstacles:
+            missing.append("per-domain gradients in one backward need plain LoRA linears: " + "; ".join(obstacles[:5]))
+        if alignment.needs_weight_gradients and args.gradients == "domain_major":
+            missing.append("masks on the weight gradient need gradients: segment")
+        if missing:
+            raise UserError("This training cannot start. " + " Also: ".join(missing) + ".")
+        self.segmented = needs_segments or (args.gradients == "auto" and not obstacles)
+
+    def get_train_dataloader(self) -> DataLoader[Any]:
+        """Micro-batches of whole isomer sets."""
+        sampler = IsomerSetSampler(
+            [e.set_id for e in self.train_dataset],
+            [e.domain for e in self.train_dataset],
+            domains=self.domains,
+            sets_per_batch=self.args.sets_per_batch,
+            seed=self.args.data_seed if self.args.data_seed is not None else self.args.seed,
+            missing_domain=self.args.missing_domain,
+        )
+        self.sampler = sampler
+        loader = DataLoader(
+            cast(Any, self.train_dataset),
+            batch_sampler=sampler,
+            collate_fn=self.data_collator,
+            pin_memory=self.args.dataloader_pin_memory,
+        )
+        return cast("DataLoader[Any]", self.accelerator.prepare(loader))
+
+    # ---- one optimizer step ----
+
+    def train(self, resume_from_checkpoint: str | bool | None = None, **kwargs: Any) -> Any:
+        """Train; see transformers.Trainer.train. Ctrl-C finishes the step, saves and says how to go on.
+
+        Raises:
+            KeyboardInterrupt: after the checkpoint of an interrupted run was written.
+            UserError: ``resume_from_checkpoint=True`` and there is no checkpoint; ten steps in a row were not finite.
+        """
+        if resume_from_checkpoint is True:
+            found = newest_checkpoint(Path(self.args.output_dir))
+            if found is None:
+                raise UserError(f"There is no finished checkpoint in {self.args.output_dir} to resume from.")
+            resume_from_checkpoint = str(found)
+        with StopOnSignal(self) as stop, ExitStack() as self._engine:
+            result = super().train(resume_from_checkpoint=resume_from_checkpoint or None, **kwargs)
+        if stop.asked and self.state.global_step < self.state.max_steps:
+            raise KeyboardInterrupt(
+                f"Stopped after step {self.state.global_step} of {self.state.max_steps}; the checkpoint is in "
+                f"{self.args.output_dir}. The same command goes on from there."
+            )
+        return result
+
+    def create_accelerator_and_postprocess(self) -> None:
+        """Keep DDP away: gradients are reduced by us, once per step, after all domains are in."""
+        super().create_accelerator_and_postprocess()
+        self.accelerator.prepare_model = functools.partial(self.accelerator.prepare_model, evaluation_mode=True)
+
+    def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
+        """The optimizer of the arguments, with the alignment called around its step."""
+        if self.optimizer is None:
+            optimizer: torch.optim.Optimizer = super().create_optimizer(model)
+            optimizer.register_step_pre_hook(lambda opt, args, kwargs: self._before_step(opt))
+            optimizer.register_step_post_hook(lambda opt, args, kwargs: self._after_step(opt))
+        return cast(torch.optim.Optimizer, self.optimizer)
+
+    def _prepare_for_training(self, max_steps: int, train_dataloader: Any, resume_from_checkpoint: Any) -> Any:
+        self.create_optimizer()
+        layers = lora_layers(self.model)
+        adaptive = not isinstance(self.optimizer, torch.optim.SGD)
+        self.alignment.setup(layers=layers, total_steps=max_steps, adaptive=adaptive, seed=self.args.seed)
+        prepared = super()._prepare_for_training(max_steps, train_dataloader, resume_from_checkpoint)
+        n_rows = len(self.domains) if self.alignment.needs_domain_gradients else 1
+        self.gradients = DomainGradients.allocate(self.model, n_rows, dense=self.alignment.needs_weight_gradients)
+        self.student = Student(self.model, self.args.compute_dtype)
+        if self.segmented:
+            assert self._engine is not None
+            self._engine.enter_context(segmented_lora(self.model, self.gradients, self.args.compute_dtype))
+        return prepared
+
+    def _get_num_items_in_batch(self, batch_samples: list[Any], device: torch.device) -> Tensor:
+        """Trained tokens (K,) of every domain in the whole optimizer step, over micro-batches and ranks."""
+        counts = torch.zeros(len(self.domains), dtype=torch.float64, device=device)
+        for batch in batch_samples:
+            tokens, _ = trained_tokens(batch)
+            counts += torch.bincount(tokens.domains.to(device), minlength=len(self.domains))
+        if self.args.world_size > 1:
+            dist.all_reduce(counts)
+        return counts
+
+    def training_step(self, model: nn.Module, inputs: dict[str, Tensor], num_items_in_batch: Any = None) -> Tensor:
+        """Forward and backward of one micro-batch; on the last one of a step, leave the direction in ``.grad``."""
+        model.train()
+        inputs = cast("dict[str, Tensor]", self._prepare_inputs(inputs))
+        if self._step_done:  # not earlier: ``.grad`` may be a window into the buffers until the optimizer has stepped
+            self.gradients.zero()
+            self._step_done = False
+        counts = cast(Tensor, num_items_in_batch)
+        weights = self.alignment.domain_weights(counts)
+        sums = self._accumulate(inputs, weights)
+        present = counts > 0
+        if self.accelerator.sync_gradients:
+            self._align(present)
+            self._step_done = True
+        # What is reported is the mean of the domain means, whatever the alignment optimises.
+        means = sums / counts.clamp(min=1)
+        for domain, value in zip(self.domains, means.tolist(), strict=True):
+            self._extra[f"loss/{domain}"] = self._extra.get(f"loss/{domain}", 0.0) + value
+        return (means.sum() / present.sum()).float()
+
+    def _accumulate(self, inputs: dict[str, Tensor], weights: Tensor) -> Tensor:
+        """Add the gradients of a micro-batch to the buffers; returns the summed token losses (K,) in fp64."""
+        index = inputs["domain_index"]
+        bounds = row_bounds(index.tolist(), len(self.domains))
+        per_domain = self.alignment.needs_domain_gradients
+        if self.segmented:
+            self.gradients.row_bounds = bounds if per_domain else [0, len(index)]
+            return self._backward(inputs, weights)
+        parts = list(pairwise(bounds)) if per_domain else [(0, len(index))]
+        sums = torch.zeros(len(self.domains), dtype=torch.float64, device=index.device)
+        for k, (start, stop) in enumerate(parts):
+            if start < stop:
+                sums += self._backward({name: t[start:stop] for name, t in inputs.items()}, weights)
+                self.gradients.fold(k)
+        return sums
+
+    def _backward(self, inputs: dict[str, Tensor], weights: Tensor) -> Tensor:
+        tokens, positions = trained_tokens(inputs)
+        with self.compute_loss_context_manager():
+            losses, token_weights = self.objective.token_losses(self.student(inputs, positions), tokens)
+        factors = weights.to(losses)[tokens.domains] * token_weights
+        (losses * factors).sum().backward()
+        sums = torch.zeros(len(self.domains), dtype=torch.float64, device=losses.device)
+        return sums.index_add_(0, tokens.domains, losses.detach().double())
+
+    def _align(self, present: Tensor) -> None:
+        """Reduce over ranks, check, and let the alignment set ``.grad``."""
+        if self.args.world_size > 1:
+            dist.all_reduce(self.gradients.flat)
+            for dense in self.gradients.dense.values():
+                dist.all_reduce(dense)
+        names = self.domains if self.alignment.needs_domain_gradients else ["all"]
+        trouble = finite_or_blame(self.gradients, names)
+        if trouble is not None:
+            self._skip(trouble)
+        else:
+            self._skips = 0
+            rows = present if self.alignment.needs_domain_gradients else torch.ones(1, dtype=torch.bool)
+            self._record(self.alignment.update(self.gradients, rows))
+
+    def _skip(self, trouble: str) -> None:
+        self._skips += 1
+        for p in self.gradients.parameters.values():
+            p.grad = None
+        print(f"step {self.state.global_step + 1} skipped: {trouble}", flush=True)
+        if self._skips >= _MAX_SKIPS:
+            raise UserError(
+                f"{_MAX_SKIPS} steps in a row had gradients that are not finite; the last: {trouble}. "
+                "Lower train.learning_rate, or look at the rows of that domain."
+            )
+
+    def _before_step(self, optimizer: torch.optim.Optimizer) -> None:
+        if not self._skips:
+            self.alignment.before_step(optimizer)
+
+    def _after_step(self, optimizer: torch.optim.Optimizer) -> None:
+        if not self._skips:
+            self._record(self.alignment.after_step(optimizer))
+
+    # ---- logs ----
+
+    def _record(self, metrics: dict[str, float]) -> None:
+        for name, value in metrics.items():
+            self._extra[name] = self._extra.get(name, 0.0) + value
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Add what the steps since the last log measured, as means over them."""
+        steps = self.state.global_step - self._logged_step
+        if "loss" in logs and steps:
+            logs = logs | {name: value / steps for name, value in self._extra.items()}
+            self._extra, self._logged_step = {}, self.state.global_step
+        super().log(logs, start_time)
+
+    # ---- evaluation loss ----
+
+    def prediction_step(
+        self, model: nn.Module, inputs: dict[str, Tensor], prediction_loss_only: bool, ignore_keys: Any = None
+    ) -> tuple[Tensor, None, None]:
+        """Mean token loss of a batch; logits are never kept."""
+        inputs = cast("dict[str, Tensor]", self._prepare_inputs(inputs))
+        student = getattr(self, "student", None) or Student(self.model, self.args.compute_dtype)
+        tokens, positions = trained_tokens(inputs)
+        with torch.no_grad(), self.compute_loss_context_manager():
+            losses, _ = self.objective.token_losses(student(inputs, positions), tokens)
+        return losses.mean(), None, None
+
+    # ---- checkpoints ----
+
+    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
+        folder = Path(self.args.output_dir)
+        final = folder / f"checkpoint-{self.state.global_step}"
+        unfinished = folder / f"unfinished-{self.state.global_step}"
+        unfinished.mkdir(parents=True, exist_ok=True)
+        save_rng(unfinished, self.args.process_index)
+        if self.args.should_save:
+            self.model.save_pretrained(unfinished)
+            save_state(unfinished, self._inner_optimizer(), self.lr_scheduler, self.alignment.state_dict())
+            self.state.save_to_json(str(unfinished / "trainer_state.json"))
+        if self.args.world_size > 1:
+            dist.barrier()
+        if self.args.should_save:
+            publish(unfinished, final, self.args.save_total_limit)
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
+        weights = load_file(Path(resume_from_checkpoint) / "adapter_model.safetensors")
+        set_peft_model_state_dict(self.model, weights)
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        if checkpoint is not None:
+            self.alignment.load_state_dict(load_state(Path(checkpoint), self._inner_optimizer(), self.lr_scheduler))
+            self._logged_step = self.state.global_step
+
+    def _inner_optimizer(self) -> torch.optim.Optimizer:
+        """The torch optimizer inside accelerate's wrapper."""
+        return cast(torch.optim.Optimizer, getattr(self.optimizer, "optimizer", self.optimizer))
+
+    def _load_rng_state(self, checkpoint: str | None) -> None:
+        if checkpoint is not None:
+            load_rng(Path(checkpoint), self.args.process_index)
+
+    def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
+        """Adapter and tokenizer; no pickled arguments."""
+        if self.args.should_save:
+            folder = Path(output_dir or self.args.output_dir)
+            self.model.save_pretrained(folder)
+            if self.processing_class is not None:
+                self.processing_class.save_pretrained(folder)

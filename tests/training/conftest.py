@@ -1,0 +1,73 @@
+"""Rows of unequal lengths in three domains, and a factory of trainers on tiny students."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from peft import LoraConfig
+from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
+
+from isodistill import DistillConfig, DistillTrainer
+from isodistill.data.rows import Row
+
+DOMAINS = ("law", "mathematics", "medicine")
+
+
+def make_rows(n_sets: int = 8, domains: tuple[str, ...] = DOMAINS) -> list[Row]:
+    """Isomer sets whose completions differ in length by set and by domain."""
+    rows = []
+    for s in range(n_sets):
+        for k, domain in enumerate(domains):
+            steps = " ".join(f"{s + 2} x {i + 3} = {(s + 2) * (i + 3)}." for i in range(1 + (s + 2 * k) % 4))
+            rows.append(
+                Row(
+                    id=f"set-{s}/{domain}",
+                    prompt=f"In {domain}, {s + 2} clerks file {k + 3} briefs each. How many?",
+                    completion=f"{steps} The answer is {(s + 2) * (k + 3)}.",
+                    answer=str((s + 2) * (k + 3)),
+                    answer_type="number",
+                    set_id=f"set-{s}",
+                    domain=domain,
+                )
+            )
+    return rows
+
+
+@pytest.fixture
+def make_trainer(
+    tmp_path: Path, tiny_model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast
+) -> Callable[..., DistillTrainer]:
+    """Trainers from one start: the same base weights and, by the seed, the same adapter."""
+    weights = {name: value.clone() for name, value in tiny_model.state_dict().items()}
+
+    def make(rows: list[Row] | None = None, *, start_away_from_zero: bool = True, **overrides: Any) -> DistillTrainer:
+        model = type(tiny_model)(tiny_model.config)
+        model.load_state_dict(weights)
+        settings: dict[str, Any] = {
+            "output_dir": str(tmp_path / "run"), "max_steps": 4, "sets_per_batch": 2, "learning_rate": 1e-2,
+            "bf16": False, "use_cpu": True, "logging_steps": 1, "save_steps": 100, "disable_tqdm": True, "seed": 3,
+        }  # fmt: skip
+        trainer = DistillTrainer(
+            model,
+            args=DistillConfig(**settings | overrides),
+            train_dataset=make_rows() if rows is None else rows,
+            processing_class=tokenizer,
+            peft_config=LoraConfig(r=4, lora_alpha=8, target_modules="all-linear", task_type="CAUSAL_LM"),
+        )
+        if start_away_from_zero:
+            generator = torch.Generator().manual_seed(1)
+            for name, p in trainer.model.named_parameters():
+                if "lora_B" in name:
+                    p.data = 0.05 * torch.randn(p.shape, generator=generator)
+        return trainer
+
+    return make
+
+
+def adapter(trainer: DistillTrainer) -> dict[str, torch.Tensor]:
+    """Copies of the trainable tensors."""
+    return {name: p.detach().clone() for name, p in trainer.model.named_parameters() if p.requires_grad}
