@@ -64,14 +64,16 @@ def test_plain_text_starts_as_the_tokenizer_starts_it(tokenizer: Any) -> None:
     from tokenizers import processors
 
     tokenizer.add_special_tokens({"bos_token": "<|system|>"})
-    assert encode_prompt(ROW, tokenizer, 64)[0] != tokenizer.bos_token_id
-    tokenizer.chat_template = None
+    template, tokenizer.chat_template = tokenizer.chat_template, None
     without = encode_prompt(ROW, tokenizer, 64)
+    assert without[0] != tokenizer.bos_token_id
     tokenizer.backend_tokenizer.post_processor = processors.TemplateProcessing(
         single="<|system|> $A", special_tokens=[("<|system|>", tokenizer.bos_token_id)]
     )
     assert encode_prompt(ROW, tokenizer, 64) == [tokenizer.bos_token_id, *without]
     assert encode_row(ROW, tokenizer, max_length=64).input_ids[:2] == [tokenizer.bos_token_id, without[0]]
+    tokenizer.chat_template = template  # which writes its own start
+    assert tokenizer.decode(encode_prompt(ROW, tokenizer, 64)) == PROMPT_TEXT
 
 
 def test_a_row_that_fits_exactly_and_one_token_more(tokenizer: Any) -> None:

@@ -126,6 +126,19 @@ def test_empty_file(tmp_path: Path, name: str) -> None:
         load_rows(tmp_path / name)
 
 
+def test_empty_file_in_a_folder(tmp_path: Path) -> None:
+    jsonl(tmp_path / "train.jsonl", [RECORD])
+    (tmp_path / "test.jsonl").write_text("\n")
+    with pytest.raises(UserError, match=r"test\.jsonl holds no rows"):
+        load_rows(tmp_path)
+
+
+def test_a_file_has_no_splits(tmp_path: Path) -> None:
+    path = jsonl(tmp_path / "rows.jsonl", [RECORD])
+    with pytest.raises(UserError, match="is a file and has no split 'train'"):
+        load_rows(f"{path}:train")
+
+
 def test_empty_sequence() -> None:
     with pytest.raises(UserError, match="holds no rows"):
         load_rows([])
@@ -257,6 +270,7 @@ def test_rows_without_id_are_named_by_folder_file_and_line(tmp_path: Path, monke
     assert [row.id for row in load_rows(path).rows] == ["law/rows.jsonl:1", "law/rows.jsonl:2"]
     monkeypatch.chdir(path.parent)
     assert [row.id for row in load_rows("rows.jsonl").rows] == ["law/rows.jsonl:1", "law/rows.jsonl:2"]
+    assert [row.id for row in load_rows([{"prompt": "x"}, {"prompt": "y"}]).rows] == ["rows:1", "rows:2"]
 
 
 # ---- columns ----
@@ -276,6 +290,13 @@ def test_a_mapping_with_wrong_names() -> None:
         load_rows([RECORD], {"promt": "prompt"})
     with pytest.raises(UserError, match=r"no column 'promt' for prompt.*'prompt'"):
         load_rows([RECORD], {"prompt": "promt"})
+
+
+def test_a_dot_looks_inside_a_dict() -> None:
+    data = [{"info": {"text": "x", "deep": {"gold": "yes"}}, "answer_type": "yesno"}]
+    (row,) = load_rows(data, {"prompt": "info.text", "answer": "info.deep.gold"}).rows
+    assert (row.prompt, row.answer) == ("x", "yes")
+    assert load_rows([{"a.b": "x"}], {"prompt": "a.b"}).rows[0].prompt == "x"
 
 
 def test_refusals_name_the_column_of_the_file() -> None:

@@ -122,6 +122,13 @@ def test_rows_without_sets_are_balanced_over_domains() -> None:
     assert sorted(times[i] for i in range(10, 12)) == [3, 4]
 
 
+def test_rows_without_sets_meet_others_in_every_epoch() -> None:
+    drawing = sampler([(None, domain) for domain in DOMAINS for _ in range(20)], sets_per_batch=1)
+    first = {tuple(batch) for batch in drawing}
+    drawing.set_epoch(1)
+    assert len(first & {tuple(batch) for batch in drawing}) < 5
+
+
 def test_several_rows_of_one_domain_in_a_set_are_all_shown() -> None:
     rows = [*whole_sets(1), ("s0", "law"), ("s0", "law"), ("s0", "science")]
     batches = list(sampler(rows, sets_per_batch=1))

@@ -105,13 +105,13 @@ def test_the_worker_ends_with_its_program(tmp_path) -> None:
     assert not alive(int((tmp_path / "pid").read_text()))
 
 
-def test_math_verify_itself_and_a_power_tower_that_hangs() -> None:
+def test_math_verify_itself_and_a_factorial_that_hangs() -> None:
     checker = SymbolicChecker(limit_s=2.0)
     try:
         assert checker.equal("2\\sqrt{3}", "\\sqrt{12}") is True
         assert checker.equal("2\\sqrt{3}", "\\sqrt{13}") is False
         assert checker.equal("\\frac{", "5") is False
-        assert checker.equal("7^{7^{12}}", "7^{7^{12}}+1") is None
+        assert checker.equal("(10^{10})!", "5") is None
         assert checker.timeouts == 1
         assert checker.equal("x+1", "1+x") is True
     finally:

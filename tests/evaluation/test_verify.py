@@ -87,7 +87,8 @@ def test_a_check_without_a_verdict_is_unparsed(monkeypatch: pytest.MonkeyPatch) 
 
 
 @pytest.mark.parametrize(
-    ("gold", "answer_type", "named"), [("nineteen", "number", "nineteen"), ("maybe", "yesno", "maybe"), ("x", "code", "code")]
+    ("gold", "answer_type", "named"),
+    [("nineteen", "number", "nineteen"), ("maybe", "yesno", "maybe"), ("x", "code", "code")],
 )
 def test_a_gold_answer_that_cannot_be_read_is_named(gold: str, answer_type: str, named: str) -> None:
     with pytest.raises(UserError, match=named):

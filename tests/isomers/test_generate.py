@@ -12,15 +12,19 @@ from isodistill.isomers.generate import FAMILIES, generate_sets
 
 
 class Recorded:
-    """A family that remembers what it told."""
+    """A family that remembers what it told and where the random streams of its draws began."""
 
     def __init__(self, family: Family) -> None:
         self.family = family
         self.name = family.name
         self.answer_type = family.answer_type
         self.shapes = family.shapes
-        self.draw = family.draw
         self.told: list[tuple[Problem, str]] = []
+        self.streams: list[float] = []
+
+    def draw(self, shape: tuple[str | int, ...], rng: random.Random) -> Problem:
+        self.streams.append(rng.random())
+        return self.family.draw(shape, rng)
 
     def tell(self, problem: Problem, domain: str, rng: random.Random) -> Telling:
         self.told.append((problem, domain))
@@ -73,7 +77,17 @@ def test_the_same_seed_gives_the_same_rows() -> None:
     assert law == [row for row in rows if row.domain == "law"]
 
 
-def test_seeds_share_no_stream() -> None:
+def test_seeds_families_and_indices_share_no_stream(monkeypatch: pytest.MonkeyPatch) -> None:
+    families = {name: Recorded(FAMILIES[name]()) for name in ("rates", "ordering")}
+    for name, family in families.items():
+        monkeypatch.setitem(FAMILIES, name, lambda family=family: family)
+    for seed in range(10):
+        generate_sets(n_sets=20, seed=seed, families=list(families), domains=["law"])
+    streams = [stream for family in families.values() for stream in family.streams]
+    assert len(streams) == len(set(streams)) >= 200
+
+
+def test_seeds_share_few_problems() -> None:
     sets = [{row.set_id for row in generate_sets(n_sets=200, seed=s, domains=["law"])} for s in (0, 1, 2, 200)]
     for i, some in enumerate(sets):
         for other in sets[:i]:

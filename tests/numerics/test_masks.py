@@ -89,7 +89,8 @@ def test_agreement_is_one_and_conflict_is_above_zero_at_the_extremes(kind: tuple
 @pytest.mark.parametrize("kind", KINDS)
 def test_tau_zero_is_one_everywhere(kind: tuple[str, str]) -> None:
     mean, variance = statistics()
-    assert torch.equal(mask_of(kind, mean, 1e20 * variance, 0.0), torch.ones(200))
+    for m in (mean, torch.zeros(200)):
+        assert torch.equal(mask_of(kind, m, 1e20 * variance, 0.0), torch.ones(200))
 
 
 @settings(deadline=None)
@@ -124,6 +125,14 @@ def test_mask_does_not_depend_on_the_size_of_the_gradients(kind: tuple[str, str]
         masks.append(conflict_mask(mean, variance, 3.0, *kind, global_mean=variance.mean()))
     torch.testing.assert_close(masks[1], masks[0], rtol=1e-4, atol=1e-7)
     assert 0.05 < masks[0].mean() < 0.95
+
+
+@pytest.mark.parametrize("kind", SCALE_FREE)
+def test_fp64_statistics_are_masked_in_fp64(kind: tuple[str, str]) -> None:
+    mean, variance = (x.double() for x in statistics())
+    torch.testing.assert_close(
+        mask_of(kind, mean, variance, 1.0, scale=1e-25), mask_of(kind, mean, variance, 1.0), rtol=1e-5, atol=1e-7
+    )
 
 
 def test_printed_formula_without_normaliser_is_inert_at_real_gradient_sizes() -> None:

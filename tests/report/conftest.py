@@ -191,6 +191,15 @@ def make_run(tmp_path: Path) -> MakeRun:
     return lambda method, **options: run_folder(tmp_path / method, method, **options)
 
 
+@pytest.fixture(scope="session")
+def untouched_pair(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, Path]:
+    """Run, baseline, and where their report goes; shared by the tests that change nothing."""
+    folder = tmp_path_factory.mktemp("pair")
+    erm, iga = run_folder(folder / "erm", "erm"), run_folder(folder / "iga", "iga")
+    comparison_file(folder, erm, iga)
+    return iga, erm, folder / "report.html"
+
+
 @pytest.fixture
 def make_comparison() -> Callable[..., Path]:
     """Make comparison.json: ``make_comparison(folder, baseline, *methods)``."""

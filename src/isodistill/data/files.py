@@ -24,10 +24,18 @@ __all__ = ["SUFFIXES", "Record", "Refusal", "check_refused", "read_records", "wr
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """The fields of one row, and where they stood (lines and rows are counted from 1)."""
+    """The fields of one row, and where they stood.
+
+    Attributes:
+        source: file as the user named it, or data set.
+        line: line of a text file, else the number of the row, from 1.
+        where: folder, file and line; it does not change with the working directory and names a row that has no id.
+        fields: column name to value.
+    """
 
     source: str
     line: int
+    where: str
     fields: Mapping[str, Any]
 
 
@@ -178,20 +186,20 @@ def _json_list(path: Path) -> Iterator[Record | Refusal]:
 
 def _record(path: Path, number: int, item: Any) -> Record | Refusal:
     if isinstance(item, dict):
-        return Record(str(path), number, item)
+        return Record(str(path), number, f"{'/'.join(path.absolute().parts[-2:])}:{number}", item)
     return Refusal(str(path), number, None, f"is a JSON {type(item).__name__}; expected an object with named columns")
 
 
-def _parquet(path: Path) -> Iterator[Record]:
+def _parquet(path: Path) -> Iterator[Record | Refusal]:
     return _table(path, "from_parquet", {})
 
 
-def _csv(path: Path) -> Iterator[Record]:
+def _csv(path: Path) -> Iterator[Record | Refusal]:
     # Without this, answers and choices such as "None" or "N/A" would be read as missing.
     return _table(path, "from_csv", {"keep_default_na": False, "na_values": [""]})
 
 
-def _table(path: Path, reader: str, options: dict[str, Any]) -> Iterator[Record]:
+def _table(path: Path, reader: str, options: dict[str, Any]) -> Iterator[Record | Refusal]:
     if path.stat().st_size == 0:
         return
     import datasets
@@ -204,7 +212,7 @@ def _table(path: Path, reader: str, options: dict[str, Any]) -> Iterator[Record]
         except (DatasetsError, ValueError) as error:
             raise UserError(f"{path} cannot be read as {path.suffix}: {error.__cause__ or error}.") from error
         for number, fields in enumerate(table, start=1):
-            yield Record(str(path), number, fields)
+            yield _record(path, number, fields)
 
 
 _READERS: dict[str, Callable[[Path], Iterator[Record | Refusal]]] = {

@@ -142,6 +142,8 @@ def _open(source: str | Path | Iterable[Mapping[str, Any]]) -> tuple[str, Iterab
     if path.exists():
         return str(source), _folder(path, None) if path.is_dir() else read_records(path)
     head, colon, split = str(source).rpartition(":")
+    if colon and Path(head).is_file():
+        raise UserError(f"{head} is a file and has no split {split!r}; name the file alone.")
     if colon and Path(head).is_dir():
         return str(source), _folder(Path(head), split)
     if isinstance(source, Path) or path.name.endswith(SUFFIXES) or path.is_absolute():
@@ -183,7 +185,7 @@ def _dataset(name: str, split: str | None) -> Iterable[Record | Refusal]:
 def _number(name: str, items: Iterable[Any]) -> Iterator[Record | Refusal]:
     for number, item in enumerate(items, start=1):
         if isinstance(item, Mapping):
-            yield Record(name, number, item)
+            yield Record(name, number, f"{name}:{number}", item)
         else:
             yield Refusal(name, number, None, f"is a {type(item).__name__}; expected a dict with named columns")
 
@@ -201,10 +203,10 @@ def _mapping(name: str, columns: Mapping[str, str] | None, present: set[str]) ->
         for ours, theirs in columns.items():
             if ours not in COLUMNS:
                 raise UserError(f"columns maps {ours!r}, which is no column of ours.{_meant(ours, COLUMNS)}")
-            if theirs not in present and theirs.split(".")[0] not in present:
+            if not present & {theirs, theirs.split(".")[0]}:
                 raise UserError(f"{name} has no column {theirs!r} for {ours}.{_meant(theirs, present)}")
     mapping = {ours: columns.get(ours, ours) for ours in COLUMNS}
-    if present and not present & {mapping["prompt"], "messages"}:
+    if present and not present & {mapping["prompt"], mapping["prompt"].split(".")[0], "messages"}:
         raise UserError(
             f"{name} has no column {mapping['prompt']!r}; it has {', '.join(sorted(present))}. "
             "Say which one holds the prompt, for example columns={'prompt': 'text'}."
@@ -218,8 +220,7 @@ def _mapping(name: str, columns: Mapping[str, str] | None, present: set[str]) ->
 def _row(record: Record, mapping: Mapping[str, str]) -> Row:
     fields = {ours: _look_up(record.fields, theirs) for ours, theirs in mapping.items()}
     _take_messages(fields, record.fields.get("messages"))
-    # Folder and file keep ids of different sets apart and do not change with the working directory.
-    row = row_from_dict(fields, ":".join(["/".join(Path(record.source).absolute().parts[-2:]), str(record.line)]))
+    row = row_from_dict(fields, record.where)
     return _close(row) if mapping["prompt"] == "question" else row
 
 

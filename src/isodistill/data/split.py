@@ -178,7 +178,7 @@ def _assign(names: list[str], bundles: dict[str, list[Row]], valid: float, test:
     families: dict[str, list[str]] = defaultdict(list)
     for name in names:
         structure = min((row.structure_id for row in bundles[name] if row.structure_id), default="")
-        families[structure.partition("/")[0] if "/" in structure else ""].append(name)
+        families[structure.partition("/")[0]].append(name)
     groups = [family for family in families.values() if len(family) >= len(wanted)]
     if pooled := [name for family in families.values() if len(family) < len(wanted) for name in family]:
         groups.append(pooled)

@@ -12,8 +12,13 @@ from isodistill.data.rows import ANSWER_SENTENCE, Row
 from isodistill.errors import UserError
 from isodistill.isomers.cues import Cue, with_cues
 from isodistill.isomers.families.comparison import Comparison
+from isodistill.isomers.families.inclusion import Inclusion
 from isodistill.isomers.families.ordering import Ordering
+from isodistill.isomers.families.propositional import Propositional
 from isodistill.isomers.families.rates import Rates
+from isodistill.isomers.families.reachability import Reachability
+from isodistill.isomers.families.schedule import Schedule
+from isodistill.isomers.families.sharing import Sharing
 from isodistill.isomers.family import DOMAINS, Family, Problem, Telling
 from isodistill.isomers.seeding import seeded_rng
 
@@ -22,7 +27,12 @@ __all__ = ["FAMILIES", "generate_sets"]
 FAMILIES: dict[str, Callable[[], Family]] = {
     "rates": Rates,
     "comparison": Comparison,
+    "sharing": Sharing,
+    "schedule": Schedule,
     "ordering": Ordering,
+    "inclusion": Inclusion,
+    "propositional": Propositional,
+    "reachability": Reachability,
 }
 """Name -> structure family."""
 

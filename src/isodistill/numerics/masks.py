@@ -34,6 +34,7 @@ Form: TypeAlias = Literal["exp", "ratio"]
 Norm: TypeAlias = Literal["none", "tensor_mean", "global_mean", "relative", "bounded", "keep_rate"]
 
 _TINY = torch.finfo(torch.float32).tiny
+"""The least mask: exp(-x) underflows to 0 from x = 104 on, and a mask of 0 would break M > 0."""
 
 
 @torch.no_grad()
@@ -166,28 +167,30 @@ def _write_mask(
         out.fill_(1)
         return
     mean, variance = mean.reshape(-1).to(out.dtype), variance.reshape(-1).to(out.dtype)
-    by_signal = form == "ratio" or norm in ("relative", "bounded")
-    scalar = _epsilon(mean) if by_signal else _unit(variance, norm, keep_rate, global_mean) / -tau
+    relative_to_mean = form == "ratio" or norm in ("relative", "bounded")
+    scalar = _epsilon(mean) if relative_to_mean else _unit(variance, norm, keep_rate, global_mean) / -tau
     for part in chunk_slices(out.numel(), out.device):
         m, v, o = mean[part], variance[part], out[part]
-        if not by_signal:
-            torch.div(v, scalar, out=o)
-        else:
+        if relative_to_mean:
             signal = torch.addcmul(scalar, m, m, out=o)
-            if form == "ratio":
-                signal.div_(torch.add(signal, v, alpha=tau))
-            else:
-                torch.div(v, signal.add_(v) if norm == "bounded" else signal, out=o).mul_(-tau)
-        if form == "exp":
+        if form == "ratio":
+            signal.div_(torch.add(signal, v, alpha=tau))
+        elif norm == "relative":
+            torch.div(v, signal, out=o).mul_(-tau).exp_()
+        elif norm == "bounded":
+            torch.div(v, signal.add_(v), out=o).mul_(-tau).exp_()
+        elif norm == "keep_rate":
             # Base 2 makes an entry at the quantile exactly 1/2, where exp(-ln 2) may round below it.
-            o.exp2_() if norm == "keep_rate" else o.exp_()
+            torch.div(v, scalar, out=o).exp2_()
+        else:
+            torch.div(v, scalar, out=o).exp_()
         o.clamp_(min=_TINY)
 
 
 def _epsilon(mean: Tensor) -> Tensor:
     """1e-12 of the mean square; the smallest normal number for an all-zero mean, so that V = 0 gives 1 and not 0/0."""
     mean_square: Tensor = torch.linalg.vector_norm(mean).square() / mean.numel()
-    return (1e-12 * mean_square).clamp(min=_TINY)
+    return (1e-12 * mean_square).clamp(min=torch.finfo(mean.dtype).tiny)
 
 
 def _unit(variance: Tensor, norm: Norm, keep_rate: float, global_mean: float | Tensor | None) -> Tensor:

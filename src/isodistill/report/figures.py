@@ -81,7 +81,7 @@ def difference_figure(study: Study, split: str) -> Figure | None:
     rows = sorted(((d, Estimate(*v)) for d, v in by_domain.items() if v), key=lambda row: (row[1].value, row[0]))
     if not rows:
         return None
-    contrast = "after minus before" if study.baseline is None else f"{study.label} minus {study.baseline_label}"
+    contrast = "After minus before" if study.baseline is None else f"{study.label} minus {study.baseline_label}"
     title = f"Difference per domain: {contrast}, {text.split_title(split)}"
     svg = plots.differences(rows, name=f"difference-{split}", title=title)
     caption = f"{contrast}, on the same problems. Right of 0 is better; a line that crosses 0 is no clear difference."

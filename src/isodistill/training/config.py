@@ -62,7 +62,6 @@ class DistillConfig(TrainingArguments):
     report_to: str | list[str] | None = "none"
     bf16: bool | None = None
     use_cpu: bool | None = None
-    include_num_input_tokens_seen: str | bool = "non_padding"
     disable_tqdm: bool | None = False
     placement: str = field(default="", init=False)
 

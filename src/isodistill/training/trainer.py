@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import time
 from collections.abc import Iterable, Mapping
 from contextlib import ExitStack
 from itertools import pairwise
@@ -113,6 +114,11 @@ class DistillTrainer(Trainer):
         self._logged_step = 0
         self._engine: ExitStack | None = None
 
+    @property
+    def checkpoints(self) -> Path:
+        """Where the checkpoints of the run lie."""
+        return Path(self.args.output_dir) / "checkpoints"
+
     # ---- rows in ----
 
     def _encode(
@@ -177,16 +183,16 @@ class DistillTrainer(Trainer):
             UserError: ``resume_from_checkpoint=True`` and there is no checkpoint; ten steps in a row were not finite.
         """
         if resume_from_checkpoint is True:
-            found = newest_checkpoint(Path(self.args.output_dir))
+            found = newest_checkpoint(self.checkpoints)
             if found is None:
-                raise UserError(f"There is no finished checkpoint in {self.args.output_dir} to resume from.")
+                raise UserError(f"There is no finished checkpoint in {self.checkpoints} to resume from.")
             resume_from_checkpoint = str(found)
         with StopOnSignal(self) as stop, ExitStack() as self._engine:
             result = super().train(resume_from_checkpoint=resume_from_checkpoint or None, **kwargs)
         if stop.asked and self.state.global_step < self.state.max_steps:
             raise KeyboardInterrupt(
                 f"Stopped after step {self.state.global_step} of {self.state.max_steps}; the checkpoint is in "
-                f"{self.args.output_dir}. The same command goes on from there."
+                f"{self.checkpoints}. The same command goes on from there."
             )
         return result
 
@@ -209,6 +215,8 @@ class DistillTrainer(Trainer):
         adaptive = not isinstance(self.optimizer, torch.optim.SGD)
         self.alignment.setup(layers=layers, total_steps=max_steps, adaptive=adaptive, seed=self.args.seed)
         prepared = super()._prepare_for_training(max_steps, train_dataloader, resume_from_checkpoint)
+        self._logged_step, self._logged_tokens = self.state.global_step, self.state.num_input_tokens_seen
+        self._logged_time = time.perf_counter()
         n_rows = len(self.domains) if self.alignment.needs_domain_gradients else 1
         self.gradients = DomainGradients.allocate(self.model, n_rows, dense=self.alignment.needs_weight_gradients)
         self.student = Student(self.model, self.args.compute_dtype)
@@ -219,13 +227,15 @@ class DistillTrainer(Trainer):
 
     def _get_num_items_in_batch(self, batch_samples: list[Any], device: torch.device) -> Tensor:
         """Trained tokens (K,) of every domain in the whole optimizer step, over micro-batches and ranks."""
-        counts = torch.zeros(len(self.domains), dtype=torch.float64, device=device)
+        totals = torch.zeros(len(self.domains) + 1, dtype=torch.float64, device=device)
         for batch in batch_samples:
             tokens, _ = trained_tokens(batch)
-            counts += torch.bincount(tokens.domains.to(device), minlength=len(self.domains))
+            totals[:-1] += torch.bincount(tokens.domains.to(device), minlength=len(self.domains))
+            totals[-1] += batch["attention_mask"].sum()
         if self.args.world_size > 1:
-            dist.all_reduce(counts)
-        return counts
+            dist.all_reduce(totals)
+        self.state.num_input_tokens_seen += int(totals[-1])
+        return totals[:-1]
 
     def training_step(self, model: nn.Module, inputs: dict[str, Tensor], num_items_in_batch: Any = None) -> Tensor:
         """Forward and backward of one micro-batch; on the last one of a step, leave the direction in ``.grad``."""
@@ -265,12 +275,16 @@ class DistillTrainer(Trainer):
 
     def _backward(self, inputs: dict[str, Tensor], weights: Tensor) -> Tensor:
         tokens, positions = trained_tokens(inputs)
-        with self.compute_loss_context_manager():
+        with self._autocast():
             losses, token_weights = self.objective.token_losses(self.student(inputs, positions), tokens)
         factors = weights.to(losses)[tokens.domains] * token_weights
         (losses * factors).sum().backward()
         sums = torch.zeros(len(self.domains), dtype=torch.float64, device=losses.device)
         return sums.index_add_(0, tokens.domains, losses.detach().double())
+
+    def _autocast(self) -> torch.autocast:
+        """bf16 for what is not a LoRA linear; accelerate would wrap ``model.forward``, which is never called here."""
+        return torch.autocast(self.args.device.type, dtype=torch.bfloat16, enabled=bool(self.args.bf16))
 
     def _align(self, present: Tensor) -> None:
         """Reduce over ranks, check, and let the alignment set ``.grad``."""
@@ -316,8 +330,16 @@ class DistillTrainer(Trainer):
         """Add what the steps since the last log measured, as means over them."""
         steps = self.state.global_step - self._logged_step
         if "loss" in logs and steps:
+            now, tokens = time.perf_counter(), self.state.num_input_tokens_seen
+            seconds, new = now - self._logged_time, tokens - self._logged_tokens
             logs = logs | {name: value / steps for name, value in self._extra.items()}
-            self._extra, self._logged_step = {}, self.state.global_step
+            logs |= {"tokens": tokens, "seconds": seconds, "tokens_per_second": new / seconds}
+            self._extra, self._logged_step, self._logged_time, self._logged_tokens = (
+                {},
+                self.state.global_step,
+                now,
+                tokens,
+            )
         super().log(logs, start_time)
 
     # ---- evaluation loss ----
@@ -329,14 +351,14 @@ class DistillTrainer(Trainer):
         inputs = cast("dict[str, Tensor]", self._prepare_inputs(inputs))
         student = getattr(self, "student", None) or Student(self.model, self.args.compute_dtype)
         tokens, positions = trained_tokens(inputs)
-        with torch.no_grad(), self.compute_loss_context_manager():
+        with torch.no_grad(), self._autocast():
             losses, _ = self.objective.token_losses(student(inputs, positions), tokens)
         return losses.mean(), None, None
 
     # ---- checkpoints ----
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
-        folder = Path(self.args.output_dir)
+        folder = self.checkpoints
         final = folder / f"checkpoint-{self.state.global_step}"
         unfinished = folder / f"unfinished-{self.state.global_step}"
         unfinished.mkdir(parents=True, exist_ok=True)
@@ -357,7 +379,6 @@ class DistillTrainer(Trainer):
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         if checkpoint is not None:
             self.alignment.load_state_dict(load_state(Path(checkpoint), self._inner_optimizer(), self.lr_scheduler))
-            self._logged_step = self.state.global_step
 
     def _inner_optimizer(self) -> torch.optim.Optimizer:
         """The torch optimizer inside accelerate's wrapper."""

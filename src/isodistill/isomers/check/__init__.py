@@ -12,7 +12,16 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from isodistill.data.rows import Row
-from isodistill.isomers.check import comparison, ordering, rates
+from isodistill.isomers.check import (
+    comparison,
+    inclusion,
+    ordering,
+    propositional,
+    rates,
+    reachability,
+    schedule,
+    sharing,
+)
 from isodistill.isomers.check.parsed import Parsed
 
 __all__ = ["PARSERS", "UNREAD", "CheckReport", "Rejection", "check_sets"]
@@ -20,7 +29,12 @@ __all__ = ["PARSERS", "UNREAD", "CheckReport", "Rejection", "check_sets"]
 PARSERS: dict[str, Callable[[str, tuple[str, ...] | None], Parsed | None]] = {
     "rates": rates.parse,
     "comparison": comparison.parse,
+    "sharing": sharing.parse,
+    "schedule": schedule.parse,
     "ordering": ordering.parse,
+    "inclusion": inclusion.parse,
+    "propositional": propositional.parse,
+    "reachability": reachability.parse,
 }
 """Family -> reader: (question, choices or None) -> what it says, or None when the reader is unsure."""
 
@@ -52,8 +66,8 @@ class CheckReport:
         accepted: ids of the sets that passed, in the order of the rows.
         rejected: set_id -> reason.
         reasons: reason -> how often and one example; the most frequent first.
-        by_family: family as read from the text -> (accepted sets, sets).
-        by_domain: domain -> (members whose text was read, members).
+        by_family: family that reads the set, or "unread" -> (accepted sets, sets).
+        by_domain: domain -> (members that this family reads, members).
         n_without_set: rows without a set_id; they are not judged.
     """
 
@@ -78,91 +92,96 @@ def check_sets(rows: Iterable[Row]) -> CheckReport:
     """Read every text and judge every set; a set is accepted when
 
     - its members stand in two or more domains, once in each (a copy in another split is not a second time),
-    - every text is read, by the reader of one family only,
-    - all readings are equal: family, structure, values and answer,
-    - the answer that follows from the text is the row's ``answer``.
+    - the reader of one family, and of no other, reads all members alike: equal structure, values and answer,
+    - options listed in a prompt are the row's ``choices``,
+    - the answer that follows from the texts is every row's ``answer``.
 
     The first rule that a set breaks is its reason. Rows of one set_id may lie anywhere among the rows.
     """
-    sets: dict[str, list[tuple[Row, list[Parsed]]]] = defaultdict(list)
-    n_without_set = 0
+    rows = list(rows)
+    sets: dict[str, list[_Member]] = defaultdict(list)
     for row in rows:
-        if row.set_id is None:
-            n_without_set += 1
-        else:
-            sets[row.set_id].append((row, _read(row)))
-    verdicts = {set_id: _judge(members) for set_id, members in sets.items()}
+        if row.set_id is not None:
+            sets[row.set_id].append(_read(row))
+    families = {set_id: _families(members) for set_id, members in sets.items()}
+    verdicts = {set_id: _judge(members, families[set_id]) for set_id, members in sets.items()}
     rejected = {set_id: verdict for set_id, verdict in verdicts.items() if verdict is not None}
     counts = Counter(reason for reason, _ in rejected.values())
     examples = {reason: f"set {set_id}, {what}" for set_id, (reason, what) in reversed(rejected.items())}
-    families = {set_id: _family(members) for set_id, members in sets.items()}
-    domains = [(str(row.domain), len(found) == 1) for members in sets.values() for row, found in members]
     return CheckReport(
         accepted=tuple(set_id for set_id in sets if set_id not in rejected),
         rejected={set_id: reason for set_id, (reason, _) in rejected.items()},
         reasons={reason: Rejection(count, examples[reason]) for reason, count in counts.most_common()},
-        by_family=_passed_of((family, set_id not in rejected) for set_id, family in families.items()),
-        by_domain=_passed_of(domains),
-        n_without_set=n_without_set,
+        by_family=_passed((families[set_id][0], set_id not in rejected) for set_id in sets),
+        by_domain=_passed(
+            (str(member.row.domain), families[set_id][0] in member.readings)
+            for set_id, members in sets.items()
+            for member in members
+        ),
+        n_without_set=sum(row.set_id is None for row in rows),
     )
 
 
-def _read(row: Row) -> list[Parsed]:
-    """What each reader makes of the prompt, without the readers that are unsure.
+@dataclass(frozen=True)
+class _Member:
+    """A row of a set, the options listed in its prompt, and what the readers that are not unsure make of it."""
 
-    A planted cue sentence in front and the option lines at the end are taken off first; of messages, the last is read.
-    """
-    question, listed = _question_and_options(row)
-    readings = (parse(question, listed or row.choices) for parse in PARSERS.values())
-    return [reading for reading in readings if reading is not None]
+    row: Row
+    listed: tuple[str, ...]
+    readings: dict[str, Parsed]
+
+    def __str__(self) -> str:
+        return f"{self.row.domain}: {self.row.prompt!r}"
 
 
-def _question_and_options(row: Row) -> tuple[str, tuple[str, ...]]:
+def _read(row: Row) -> _Member:
+    """A cue sentence in front and the option lines at the end are taken off first; of messages, the last is read."""
     text = row.prompt if isinstance(row.prompt, str) else row.prompt[-1]["content"]
-    return _OPTION.sub("", _CUE.sub("", text)), tuple(_OPTION.findall(text))
+    text = _CUE.sub("", text)
+    listed = tuple(_OPTION.findall(text))
+    question = _OPTION.sub("", text)
+    readings = {family: parse(question, listed or row.choices) for family, parse in PARSERS.items()}
+    return _Member(row, listed, {family: reading for family, reading in readings.items() if reading is not None})
 
 
-def _judge(members: Sequence[tuple[Row, list[Parsed]]]) -> tuple[str, str] | None:
-    """The first rule the set breaks, with the member that shows it; None for a set that passes."""
-    places = Counter((row.domain, row.split) for row, _ in members)
+def _families(members: Sequence[_Member]) -> list[str]:
+    """The families that read the most members alike: one for a sound set, more for a text that can be read two ways."""
+    alike = {family: _most_alike(members, family)[1] for member in members for family in member.readings}
+    return [family for family, times in alike.items() if times == max(alike.values())] or [UNREAD]
+
+
+def _most_alike(members: Sequence[_Member], family: str) -> tuple[Parsed, int]:
+    """The commonest reading of a family, and how many members have it."""
+    readings = Counter(member.readings[family] for member in members if family in member.readings)
+    return readings.most_common(1)[0]
+
+
+def _judge(members: Sequence[_Member], families: Sequence[str]) -> tuple[str, str] | None:
+    """The first rule the set breaks, with what shows it; None for a set that passes."""
+    places = Counter((member.row.domain, member.row.split) for member in members)
     if len({domain for domain, _ in places}) < 2:
-        return "fewer than two domains", f"only in {members[0][0].domain}"
+        return "fewer than two domains", f"only in {members[0].row.domain}"
     (domain, _), times = places.most_common(1)[0]
     if times > 1:
         return "a domain twice", f"{times} members in {domain}"
-    for row, found in members:
-        if not found:
-            return "not readable", f"{row.domain}: {row.prompt!r}"
-        if len(found) > 1:
-            return "read by several families", f"{row.domain}: {found!r} in {row.prompt!r}"
-        listed = _question_and_options(row)[1]
-        if row.choices and listed and listed != row.choices:
-            return "listed options are not the choices", f"{row.domain}: {listed} is not {row.choices}"
-    return _differing(members) or _wrong(members)
-
-
-def _differing(members: Sequence[tuple[Row, list[Parsed]]]) -> tuple[str, str] | None:
-    usual = Counter(found[0] for _, found in members).most_common(1)[0][0]
-    for row, found in members:
-        if found[0] != usual:
-            return "members differ", f"{row.domain}: {found[0]} instead of {usual} in {row.prompt!r}"
+    for member in members:
+        if families[0] not in member.readings:
+            return "not readable", str(member)
+    usual, times = _most_alike(members, families[0])
+    if times == len(members) and len(families) > 1:
+        return "read by several families", f"{' and '.join(families)} in {members[0]}"
+    for member in members:
+        row, reading = member.row, member.readings[families[0]]
+        if reading != usual:
+            return "members differ", f"{reading} instead of {usual} in {member}"
+        if member.listed and row.choices and member.listed != row.choices:
+            return "listed options are not the choices", f"{member.listed} instead of {row.choices} in {member}"
+        if reading.answer != row.answer:
+            return "wrong answer", f"{row.answer!r} instead of {reading.answer!r} in {member}"
     return None
 
 
-def _wrong(members: Sequence[tuple[Row, list[Parsed]]]) -> tuple[str, str] | None:
-    for row, found in members:
-        if found[0].answer != row.answer:
-            return "wrong answer", f"{row.domain}: {row.answer!r} instead of {found[0].answer!r} in {row.prompt!r}"
-    return None
-
-
-def _family(members: Sequence[tuple[Row, list[Parsed]]]) -> str:
-    """The family most members were read as."""
-    read = Counter(reading.family for _, found in members for reading in found)
-    return read.most_common(1)[0][0] if read else UNREAD
-
-
-def _passed_of(verdicts: Iterable[tuple[str, bool]]) -> dict[str, tuple[int, int]]:
+def _passed(verdicts: Iterable[tuple[str, bool]]) -> dict[str, tuple[int, int]]:
     """Name -> (how many passed, how many there are), by name."""
     passed: Counter[str] = Counter()
     total: Counter[str] = Counter()

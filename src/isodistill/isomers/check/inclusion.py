@@ -82,7 +82,7 @@ def _keyed(kind: str, x: str, y: str) -> Statement | None:
 
 
 def _key(phrase: str) -> str | None:
-    """The word that tells one kind from another: the adjective before the noun, else the noun itself, in the singular."""
+    """The word that tells one kind from another: the adjective, else the noun itself in the singular."""
     words = re.sub(r"^(?:an?|the) ", "", phrase).split()
     if not 1 <= len(words) <= 2:
         return None

@@ -7,33 +7,34 @@ from isodistill.isomers.check.reading import GROW, SHRINK, has, numbers, product
 
 __all__ = ["parse"]
 
-_SPLIT = "divided?|divides|split|equally|evenly|equal"
+_SPLIT = "equally|evenly|equal|divide the number by"
 _ASK = "how many|how long|which number|what is the product"
-_OTHER = "if|unless|ratio|than|difference|at minute|later than"
+_OTHER = "if|unless|ratio|than|difference"
 
 
 def parse(question: str, choices: tuple[str, ...] | None = None) -> Parsed | None:
     """Structure, numbers and answer of a question, or None if it is not clearly of this family."""
     told = sentences(question)
-    if choices or len(told) < 3 or not told[-1].endswith("?") or not has(told[-1], _ASK) or has(" ".join(told), _OTHER):
+    if choices or len(told) < 3 or not has(told[-1], _ASK) or has(" ".join(told), _OTHER):
         return None
-    *story, asked = told
-    if numbers(asked):
-        story.append(asked)
-    first = numbers(story[0])
-    pair = product(story[0])
-    if pair is None and len(first) != 1:
+    opening, *story = told if numbers(told[-1]) else told[:-1]
+    pair, stock = product(opening), numbers(opening)
+    read = [_read(sentence) for sentence in story]
+    if (pair is None and len(stock) != 1) or has(opening, SHRINK) or None in read:
         return None
-    structure: list[str] = ["mul"] if pair else []
-    values = list(pair or first)
-    for sentence in story[1:]:
-        read = _read(sentence)
-        if read is None or {"mul", "div"} & set(structure[1:] if pair else structure):
-            return None
-        structure.append(read[0])
-        values.extend(read[1])
+    steps = [step for step in read if step is not None]
+    operations = [operation for operation, _ in steps]
+    if {"mul", "div"} & set(operations[:-1]) or not _fits(told[-1], operations[-1]):
+        return None
+    structure = (*(["mul"] if pair else []), *operations)
+    values = (*(pair or stock), *(n for _, found in steps for n in found))
     answer = _solve(structure, values)
-    return None if answer is None else Parsed("rates", tuple(structure), tuple(values), str(answer))
+    return None if answer is None else Parsed("rates", structure, values, str(answer))
+
+
+def _fits(asked: str, last: str) -> bool:
+    """Whether the question is for the result: for one part after a division, else for the whole."""
+    return has(asked, "which number") or has(asked, "each") == (last == "div")
 
 
 def _read(sentence: str) -> tuple[str, tuple[int, ...]] | None:
@@ -54,24 +55,22 @@ def _read(sentence: str) -> tuple[str, tuple[int, ...]] | None:
     return ("add" if grows else "sub"), found
 
 
-def _solve(structure: list[str], values: list[int]) -> int | None:
+def _solve(structure: tuple[str, ...], values: tuple[int, ...]) -> int | None:
     """The answer, or None where a step leaves the whole numbers above zero."""
-    left = list(values)
-    total = left.pop(0)
+    rest = iter(values)
+    total = next(rest)
     for operation in structure:
-        change = left.pop(0)
-        if operation.endswith("mul") and operation != "mul":
-            change *= left.pop(0)
-        if operation == "div" and total % change:
-            return None
-        total = {
-            "mul": total * change,
-            "div": total // change,
-            "add": total + change,
-            "addmul": total + change,
-            "sub": total - change,
-            "submul": total - change,
-        }[operation]
+        change = next(rest)
+        if operation in ("addmul", "submul"):
+            change *= next(rest)
+        if operation == "mul":
+            total *= change
+        elif operation == "div":
+            if change == 0 or total % change:
+                return None
+            total //= change
+        else:
+            total += change if operation.startswith("add") else -change
         if total <= 0:
             return None
     return total

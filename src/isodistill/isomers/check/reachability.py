@@ -1,4 +1,4 @@
-"""Read a reachability problem back: prepositions and verbs of direction, solved by growing the set of reached things."""
+"""Read a reachability problem back: prepositions and verbs of direction, solved by growing the reached set."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ Link: TypeAlias = tuple[str, str]
 # Without "from" or "to", the verb says whether the subject comes later (it needs the object) or earlier (it causes it).
 _NEEDING = (
     "needs?|requires?|uses?|reuses?|cites?|eats?|follows|builds? on|relies on|rests on|depends on|waits? for|before"
-    "|(?:fed|eaten|owned|triggered|activated|supplied|made|cited|followed) by|(?:made|bought|built) with|based on"
+    "|(?:fed|owned|triggered|activated|supplied|made|caused) by|(?:made|bought|built) with|based on"
 )
 _CAUSING = (
     "feeds?|triggers?|activates?|pays?|supplies|unlocks?|causes?|holds? shares in|owns?|turns? into|becomes?"
-    "|(?:needed|required|used|swapped|exchanged) for|(?:parent|ancestor|source) of"
+    "|(?:needed|required|used|swapped|exchanged) for|(?:eaten|used|cited) by|(?:parent|ancestor|source) of"
 )
 _COMPLETE = r"only|no other\w*|nothing else|these are all"
 _BACKWARDS = "depends?|rel(?:y|ies)|rests?|builds?|needs?|requires?|uses?|wait"
-_FORWARDS = "from|to|into|reach|before|become|obtain|set off|end up|activate|ancestor|stake|spread"
+_FORWARDS = "from|to|into|reach|before|become|obtain|set off|end up|arrive|activate|ancestor|stake|spread"
 
 
 def parse(question: str, choices: tuple[str, ...] | None = None) -> Parsed | None:

@@ -9,19 +9,21 @@ __all__ = ["GROW", "SHRINK", "has", "numbers", "product", "sentences"]
 GROW = (
     "adds?|added|more|another|extra|additional|further|new|increased?|increases?|hatch|arrives?|appears?|brings?|"
     "credits?|inserts?|introduces?|lends?|donates?|supplies|contributes?|attached|loaded|come in|come up|receives?|"
-    "requests|lengthened|gains?|are born"
+    "requests|lengthened|gains?|are born|to the right"
 )
 SHRINK = (
-    "subtracts?|subtracted|decreased?|back|cut off|injected|used|uses?|off|cancels?|cancelled|withdraws?|withdrawn|"
+    "fewer|less|subtracts?|subtracted|decreased?|back|cut off|injected|used|uses?|(?<!-)off|cancels?|cancelled|withdraws?|withdrawn|"
     "strikes?|struck|repeals?|excludes?|discarded|discards?|removes?|drained|evaporate|dies?|releases?|thrown|throws|"
     "eats?|eaten|takes out|takes away|take away|not count|loses?|shortened|go home|charges?|deducts?|sells?|costs?|"
-    "deleted|deletes|erased?|crossed|drops?|destroys?|digs up|rot|gives away|kills?|unload|unloads|unloaded|leave|shipped|sent"
+    "deleted|deletes|erased?|crossed|drops?|destroys?|digs up|rot|gives away|kills?|unloads?|unloaded|leave|"
+    "shipped|sent|to the left"
 )
 
 _TIME = "second|minute|hour|day|night|week|month|year"
 _RATE = re.compile(rf"\bper \w+|\b(?:a|an|each|every) (?:{_TIME})\b")
 _EACH_OF = re.compile(r"\beach of (?:the |its |her |his |their )?(\d+)")
 _EACH = re.compile(r"\b(?:each|every|apiece)\b")
+_SHARES = re.compile(r"\d+ to ")
 _FACTORS = re.compile(r"product of \d+ and \d+|\d+ [a-z ]+ wide and \d+ [a-z ]+ high")
 
 
@@ -46,7 +48,7 @@ def product(sentence: str) -> tuple[int, int] | None:
     "6 trays with 4 doses each", "4 doses a day for 6 days" and "4 doses for each of 6 wards" are all (6, 4).
     """
     found = list(re.finditer(r"\d+", sentence))
-    if len(found) != 2:
+    if len(found) != 2 or _SHARES.search(sentence):
         return None
     first, second = int(found[0].group()), int(found[1].group())
     between, after = sentence[found[0].end() : found[1].start()], sentence[found[1].end() :]

@@ -41,7 +41,7 @@ def _by_ratio(sentence: str) -> tuple[tuple[int, ...], list[set[str]]] | None:
     ratio = numbers(read[1])
     head, _, last = sentence[: read.start()].rpartition(" and ")
     earlier = head.split(", ")[-(len(ratio) - 1) :]
-    earlier[0] = re.sub(_BEFORE_A_NAME, "", earlier[0]) if re.match(_BEFORE_A_NAME, earlier[0]) else earlier[0].split()[-1]
+    earlier[0] = re.sub(_BEFORE_A_NAME, "", earlier[0])
     last = re.split(r",| in the| have| are| together", last)[0]
     return _distinct(ratio, [*earlier, last])
 
@@ -81,14 +81,21 @@ def _given(sentence: str, names: list[set[str]]) -> tuple[str, tuple[int, ...]] 
         return ("rest", found) if has(sentence, "but|kept") else None
     if len(found) != 1 or place is None:
         return None
-    return ("difference" if has(sentence, "difference") else place or "total"), found
+    if has(sentence, "difference"):
+        return ("difference", found) if _spans(sentence, names) else None
+    return place or "total", found
+
+
+def _spans(sentence: str, names: list[set[str]]) -> bool:
+    """Whether a difference is the one between two parts, or between the largest and the smallest of three."""
+    return has(sentence, "two") if len(names) == 2 else has(sentence, "largest and the smallest")
 
 
 def _sought(asked: str, names: list[set[str]]) -> str | None:
     """What the question asks for."""
     if has(asked, "difference"):
-        return "difference"
-    sizes = [size for size, words in (("larger", "larger|largest"), ("smaller", "smaller|smallest")) if has(asked, words)]
+        return "difference" if _spans(asked, names) else None
+    sizes = [size for size in ("larger", "smaller") if has(asked, f"{size}|{size[:-1]}st")]
     place = _place(asked, names)
     if sizes:
         return sizes[0] if len(sizes) == 1 and place == "" else None

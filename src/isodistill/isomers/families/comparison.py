@@ -47,7 +47,7 @@ SIGNS = {"add": "+", "sub": "-"}
 class Comparison:
     """Two totals, or a total and a threshold; implements `Family`.
 
-    A shape is (one side, other side, what is asked) or (the total, "over" or "under" its threshold, what the rule does).
+    A shape is (one side, other side, what is asked) or (a total, "over" or "under" a threshold, what the rule does).
     A side is a plain number ("num"), a product ("mul"), or a product with something added or taken away ("muladd",
     "mulsub"). Asked are the difference, the larger, the smaller, or the total after the rule. Values: ``numbers``, all
     at least 2, in the order of the text (the threshold before the change). In half of the problems the first side is
@@ -69,7 +69,8 @@ class Comparison:
             drawn = _draw(shape, rng)
             problem = Problem(self.name, shape, {"numbers": tuple(drawn)})
             left, right, steps, answer = _totals(problem)
-            if left != right and (left > right) == above and sound(steps, limit) and answer >= 2 and answer not in drawn:
+            fair = left != right and (left > right) == above
+            if fair and sound(steps, limit) and answer not in drawn:
                 return problem
 
     def solve(self, problem: Problem) -> str:
@@ -100,7 +101,7 @@ def _draw(shape: tuple[str | int, ...], rng: random.Random) -> list[int]:
     if other == "mul":
         return [a, b, *change, rng.randint(2, 9), rng.randint(2, 12)]
     near = a * b + sum(change) * (1 if side == "muladd" else -1) + rng.randint(-25, 25)
-    reference = max(2, near)
+    reference = max(5, near)
     return [a, b, *change, reference] if other == "num" else [a, b, *change, reference, rng.randint(2, 15)]
 
 
@@ -138,7 +139,8 @@ def _rationale(problem: Problem) -> str:
     _, other, asked = problem.shape
     told = [str(s) for s in steps]
     if asked in ("larger", "smaller"):
-        return " ".join([*told, f"Compare: {max(left, right)} is more than {min(left, right)}. Take the {asked}: {answer}."])
+        told.append(f"Compare: {max(left, right)} is more than {min(left, right)}.")
+        return " ".join([*told, f"Take the {asked}: {answer}."])
     verdict = f"Compare: {left} is {'more' if left > right else 'less'} than {right}."
     if asked == "diff":
         return " ".join([*told[:-1], verdict, told[-1]])

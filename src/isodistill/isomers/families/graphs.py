@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Collection, Iterable
+from itertools import pairwise
 from typing import TypeAlias
 
 __all__ = ["LAYOUTS", "Edge", "path", "reachable", "two_chains"]
@@ -16,15 +17,15 @@ LAYOUTS = ("apart", "in", "out")
 def two_chains(layout: str, depth: int, side: int, connected: bool, rng: random.Random) -> tuple[list[Edge], Edge]:
     """A main chain 0 -> ... -> depth, a side chain of ``side`` edges after it in number, and a pair to ask for.
 
-    Layouts: ``apart`` leaves the chains unconnected, ``in`` joins the side chain to the main one, ``out`` the main chain
-    to the side one. Connected or not, the pair begins at the start of a chain and stops at the end of one, and both its
-    nodes have one edge each, so that counting how often a node is mentioned does not give the answer away.
+    Layouts: ``apart`` leaves the chains unconnected, ``in`` leads from the side chain into the main one, ``out`` from
+    the main chain to the side one. Connected or not, the pair begins at the start of a chain and stops at the end of
+    one, and both its nodes have one edge each, so that counting mentions does not give the answer away.
 
     Returns:
         (edges, (start, goal)), the goal ``depth`` edges away from the start if ``connected``, else not reachable.
     """
     main, aside = list(range(depth + 1)), list(range(depth + 1, depth + side + 2))
-    edges = [*zip(main, main[1:], strict=False), *zip(aside, aside[1:], strict=False)]
+    edges = [*pairwise(main), *pairwise(aside)]
     if layout == "in":
         edges.append((rng.choice(aside[:-1]), rng.choice(main[1:-1])))
     elif layout == "out":

@@ -2,8 +2,8 @@
 
 Shape ``(query, layout, depth)``. Queries: ``all`` asks whether every x is a y, ``member`` whether an individual is a y,
 ``no`` whether no x is a y, and ``barred`` whether an individual is a y when one clue keeps two kinds apart. Layouts are
-those of ``graphs``; for ``no`` a further chain of kinds stands apart or is linked to the first. ``depth`` is the number of
-clues that the longest part of the proof takes. The answer is yes when the claim follows and no when it does not.
+those of ``graphs``; for ``no`` a further chain of kinds stands apart or is linked to the first. ``depth`` is the number
+of clues from the kind asked about upwards. The answer is yes when the claim follows and no when it does not.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class Inclusion:
         return [(*pair, depth) for pair in [*pairs, ("no", "apart"), ("no", "linked"), ("barred", "apart")]]
 
     def draw(self, shape: tuple[str | int, ...], rng: random.Random) -> Problem:
-        """Kinds for a structure, the clues in random order, and with even chance a claim that follows or one that does not."""
+        """Clues in random order, and with even chance a claim that follows from them or one that does not."""
         query, layout, depth = str(shape[0]), str(shape[1]), int(shape[2])
         follows = rng.random() < 0.5
         if query == "no":
@@ -71,7 +71,7 @@ class Inclusion:
 
 
 def _kept_apart(layout: str, depth: int, follows: bool, rng: random.Random) -> tuple[list[Clue], Clue]:
-    """Main chain 0.. of depth - 1 edges whose end is no ``b_top``; a chain b of one edge; a free chain c of one edge."""
+    """A chain of depth - 1 edges from 0 whose end is no ``b_top``, an edge below ``b_top``, and an unbarred edge c."""
     end = depth - 1
     b, b_top, c, c_top = range(depth, depth + 4)
     clues: list[Clue] = [("all", x, x + 1) for x in range(end)]

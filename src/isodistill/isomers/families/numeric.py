@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 import re
 from collections.abc import Iterable
 from typing import NamedTuple
@@ -10,6 +11,7 @@ from isodistill.isomers.family import Problem
 
 __all__ = ["Step", "either", "numbers", "sound", "step"]
 
+_OPERATIONS = {"x": operator.mul, "/": operator.floordiv, "+": operator.add, "-": operator.sub}
 _VERBS = {"x": "Multiply", "/": "Divide", "+": "Add", "-": "Subtract"}
 
 
@@ -27,8 +29,7 @@ class Step(NamedTuple):
 
 def step(left: int, op: str, right: int) -> Step:
     """The equation of one operation: x, /, + or -; a division is rounded down (`sound` refuses those with a rest)."""
-    result = {"x": left * right, "/": left // right, "+": left + right, "-": left - right}[op]
-    return Step(left, op, right, result)
+    return Step(left, op, right, _OPERATIONS[op](left, right))
 
 
 def sound(steps: Iterable[Step], limit: int) -> bool:

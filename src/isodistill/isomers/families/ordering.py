@@ -1,14 +1,15 @@
 """Ordering: several things stand in one line, clues compare them, and one place in the line is asked for.
 
-Shape ``(pattern, n, asked)``: the pattern of clues, the number of things (3 to 5), and the place asked for, counted from
-the low end (first, lightest, nearest, ...) beginning with 0. Patterns: ``chain`` compares all neighbours; ``first`` and
-``last`` name one end and compare the neighbours among the rest; ``ends`` names both ends; ``extra`` is a chain with one
-more clue that follows from the others.
+Shape ``(pattern, n, asked)``: the pattern of clues, the number of things (3 to 5), and the place asked for, counted
+from the low end (first, lightest, nearest, ...) beginning with 0. Patterns: ``chain`` compares all neighbours;
+``first`` and ``last`` name one end and compare the neighbours among the rest; ``ends`` names both ends; ``extra`` is a
+chain with one more clue that follows from the others.
 """
 
 from __future__ import annotations
 
 import random
+from itertools import pairwise
 from typing import TypeAlias, cast
 
 from isodistill.data.rows import AnswerType
@@ -48,7 +49,7 @@ class Ordering:
         """A random order of things, the clues to it in random order, and the options in random order."""
         pattern, n = str(shape[0]), int(shape[1])
         line = rng.sample(range(POOL), n)
-        clues = [_compare(low, high, rng) for low, high in _pairs(pattern, line, rng)]
+        clues: list[Clue] = [(rng.choice(("before", "after")), *pair) for pair in _pairs(pattern, line, rng)]
         if pattern in ("first", "ends"):
             clues.append(("first", line[0], line[0]))
         if pattern in ("last", "ends"):
@@ -64,28 +65,25 @@ class Ordering:
         """One scene of the domain: who takes part, the clues, the question; the options are left to ``choices``."""
         scene = rng.choice(SCENES[domain])
         names = rng.sample(scene.names, POOL)
-        choices = _choices(problem)
-        rank = _rank(scene, int(problem.shape[2]), len(choices))
-        cast_of_scene = [names[c] for c in choices]
-        intro = scene.intro.format(count=NUMBER_WORDS[len(choices)], names=listing(cast_of_scene))
+        told = [names[c] for c in _choices(problem)]
+        rank = _rank(scene, int(problem.shape[2]), len(told))
+        intro = capitalise(scene.intro.format(count=NUMBER_WORDS[len(told)], names=listing(told)))
         clues = [_say(scene, clue, names) for clue in _clues(problem)]
-        question = " ".join([capitalise(intro), *clues, scene.ask.format(rank=rank)])
-        bare = tuple(name.removeprefix("the ") for name in cast_of_scene)
-        return Telling(question, _rationale(problem, scene, names, rank), self.solve(problem), bare)
+        question = " ".join([intro, *clues, scene.ask.format(rank=rank)])
+        letter = self.solve(problem)
+        conclusion = f"The {rank} is {told[LETTERS.index(letter)]}, option {letter}."
+        choices = tuple(name.removeprefix("the ") for name in told)
+        return Telling(question, f"{_rationale(problem, scene, names)} {conclusion}", letter, choices)
 
 
 def _pairs(pattern: str, line: list[int], rng: random.Random) -> list[tuple[int, int]]:
     """The comparisons (low, high) that the pattern needs to fix the whole line."""
     inner = line[pattern in ("first", "ends") : len(line) - (pattern in ("last", "ends"))]
-    pairs = list(zip(inner, inner[1:], strict=False))
+    pairs = list(pairwise(inner))
     if pattern == "extra":
         low, high = sorted(rng.choice([(i, j) for i in range(len(line)) for j in range(i + 2, len(line))]))
         pairs.append((line[low], line[high]))
     return pairs
-
-
-def _compare(low: int, high: int, rng: random.Random) -> Clue:
-    return (rng.choice(("before", "after")), low, high)
 
 
 def _clues(problem: Problem) -> tuple[Clue, ...]:
@@ -127,13 +125,11 @@ def _say(scene: Scene, clue: Clue, names: list[str]) -> str:
     return capitalise(template.format(a=names[low], b=names[high]))
 
 
-def _rationale(problem: Problem, scene: Scene, names: list[str], rank: str) -> str:
-    """The clues again from low to high, the whole line, and the place asked for."""
+def _rationale(problem: Problem, scene: Scene, names: list[str]) -> str:
+    """The clues again from low to high, without those that follow from others, and the whole line."""
     line = _line(problem)
-    neighbours = set(zip(line, line[1:], strict=False))
+    neighbours = set(pairwise(line))
     steps = [("before" if a != b else kind, a, b) for kind, a, b in _clues(problem) if a == b or (a, b) in neighbours]
     steps.sort(key=lambda clue: line.index(clue[1]))
-    told = [_say(scene, clue, names) for clue in steps]
-    answer = names[line[int(problem.shape[2])]]
     order = ", ".join(names[x].removeprefix("the ") for x in line)
-    return " ".join([*told, f"In order: {order}.", f"The {rank} is {answer}, option {Ordering().solve(problem)}."])
+    return " ".join([*(_say(scene, clue, names) for clue in steps), f"In order: {order}."])

@@ -88,8 +88,8 @@ class Sharing:
         """The problem in one of the domain's phrasings."""
         story = rng.choice(STORIES[domain])
         parts = int(problem.shape[0])
-        told = " ".join([_told_split(story, numbers(problem)[:parts]), _told_given(story, problem), _asked(story, problem)])
-        return Telling(told, " ".join(map(str, _steps(problem))), self.solve(problem))
+        told = [_told_split(story, numbers(problem)[:parts]), _told_given(story, problem), _asked(story, problem)]
+        return Telling(" ".join(told), " ".join(map(str, _steps(problem))), self.solve(problem))
 
 
 def _amount(ratio: list[int], what: str | int) -> int:
@@ -169,5 +169,5 @@ def _asked(story: Story, problem: Problem) -> str:
     if asked == "total":
         return story.ask_total
     if asked in ("larger", "smaller"):
-        return story.ask_size.format(size=asked if parts == 2 else {"larger": "largest", "smaller": "smallest"}[str(asked)])
+        return story.ask_size.format(size=asked if parts == 2 else f"{str(asked).removesuffix('r')}st")
     return story.ask_part.format(name=story.names[PLACES.index(str(asked))])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from isodistill.isomers.stories.sentences import article
+from isodistill.isomers.stories.sentences import article, with_s
 
 __all__ = ["SCENES", "Kind", "Scene"]
 
@@ -34,9 +34,7 @@ class Kind:
     @property
     def many(self) -> str:
         """The plural noun phrase; the lexicons hold no irregular one."""
-        if self.name.endswith("y") and self.name[-2] not in "aeiou":
-            return self.name[:-1] + "ies"
-        return self.name + ("es" if self.name.endswith(("s", "x", "ch", "sh")) else "s")
+        return with_s(self.name)
 
 
 @dataclass(frozen=True)
@@ -84,7 +82,7 @@ SCENES: dict[str, tuple[Scene, ...]] = {
             "Does it follow that {claim}?",
         ),
         Scene(
-            _adjectives("woven braided folded twisted looping jagged mirrored nested", "curve"),
+            _adjectives("woven knotted folded twisted looping jagged mirrored nested", "curve"),
             ("curve Gamma", "curve Delta", "curve Sigma", "curve Omega"),
             "A geometer sorts the curves on her blackboard.",
             ("The {x.many} are all {y.all}.", "Any {x.name} is {y.one}."),

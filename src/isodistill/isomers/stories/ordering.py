@@ -50,7 +50,7 @@ SCENES: dict[str, tuple[Scene, ...]] = {
         ),
         Scene(
             _names("P Q R S T U V W"),
-            "{names} stand for {count} different integers.",
+            "{names} stand for {count} different positive integers.",
             "{a} is less than {b}.",
             "{b} is greater than {a}.",
             "The smallest of the integers is {a}.",
@@ -63,8 +63,8 @@ SCENES: dict[str, tuple[Scene, ...]] = {
             "No two of these polygons have equal area: {names}.",
             "{a} has less area than {b}.",
             "{b} has more area than {a}.",
-            "Of all the areas, the least belongs to {a}.",
-            "Of all the areas, the greatest belongs to {a}.",
+            "{a} has the least area.",
+            "{a} has the greatest area.",
             "Which polygon has the {rank} area?",
             ("smallest", "largest"),
         ),
@@ -200,7 +200,7 @@ SCENES: dict[str, tuple[Scene, ...]] = {
     "sports": (
         Scene(
             _names("Asha Bruno Cleo Dario Erin Femi Greta Hana"),
-            "{count} runners, {names}, ran the same race without a tie.",
+            "{count} runners, {names}, ran a 400 metre race without a tie.",
             "{a} finished ahead of {b}.",
             "{b} finished behind {a}.",
             "{a} finished first.",

@@ -44,8 +44,8 @@ STORIES: dict[str, tuple[Story, ...]] = {
             addmul="Add the product of {c} and {d}.",
             submul="Subtract the product of {c} and {d}.",
             ask="Which number do you have at the end?",
-            mul="Finally, multiply the number by {k}. Which number do you have at the end?",
-            div="Finally, divide the number by {k}. Which number do you have at the end?",
+            mul="Then multiply the number by {k}. Which number do you have at the end?",
+            div="Then divide the number by {k}. Which number do you have at the end?",
         ),
         Story(
             stock="A marker stands at {a} on the number line.",
@@ -91,7 +91,7 @@ STORIES: dict[str, tuple[Story, ...]] = {
             submul="Because of side effects, the doctor cancels {c} packs of {d} tablets each.",
             ask="How many tablets does the patient get in the end?",
             mul="Every tablet contains {k} milligrams of the drug. How many milligrams does the patient get?",
-            div="The pharmacist packs them equally into {k} pill boxes. How many tablets go into each box?",
+            div="The pharmacist packs the tablets equally into {k} pill boxes. How many tablets go into each box?",
         ),
         Story(
             stock="The emergency room of a hospital has {a} bandages.",
@@ -101,7 +101,7 @@ STORIES: dict[str, tuple[Story, ...]] = {
             addmul="A second hospital lends {c} extra first-aid kits with {d} bandages each.",
             submul="During the night shift, {d} bandages are used up on each of {c} injured people.",
             ask="How many bandages does the hospital have after that?",
-            mul="Sterilising one takes time: each bandage needs {k} minutes. How many minutes do they all need?",
+            mul="Each bandage is sterilised for {k} minutes. How many minutes does that take altogether?",
             div="The bandages are split evenly between {k} treatment rooms. How many bandages does each room get?",
         ),
     ),
@@ -230,7 +230,7 @@ STORIES: dict[str, tuple[Story, ...]] = {
             addmul="A fan donates {c} new nets with {d} balls each.",
             submul="On the pitch, {c} teams lose {d} balls each.",
             ask="How many balls does the football club own now?",
-            mul="Pumping up each ball takes {k} strokes. How many strokes does it take for all the balls?",
+            mul="Pumping up each ball takes {k} pushes. How many pushes does it take for all the balls?",
             div="The coach divides the balls equally among {k} teams. How many balls does each team get?",
         ),
         Story(
@@ -336,7 +336,7 @@ STORIES: dict[str, tuple[Story, ...]] = {
             submul="The gardener gives away {d} tomatoes to each of {c} neighbours.",
             ask="How many tomatoes does the gardener have in the end?",
             mul="From every tomato, {k} seeds are saved. How many seeds does the gardener save?",
-            div="The tomatoes are laid out evenly in {k} baskets. How many tomatoes lie in each basket?",
+            div="The tomatoes are laid out evenly in {k} boxes. How many tomatoes lie in each box?",
         ),
         Story(
             stock="In a cold frame, {a} seedlings are growing.",

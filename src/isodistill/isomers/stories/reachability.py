@@ -42,14 +42,14 @@ SCENES: dict[str, tuple[Scene, ...]] = {
         Scene(
             _nodes("Arden Brill Cotter Dunne Esk Fane Gorse Hale"),
             "The lemmas in a textbook are named after their authors, and these are all their citations.",
-            ("{b} cites {a}.", "The proof of {b} uses {a}."),
+            ("The proof of {b} uses {a}.", "{b} cites {a}."),
             "Does lemma {b} build on {a}, directly or through other lemmas?",
             ("{b} builds on {a}", "{b} does not build on {a}"),
         ),
         Scene(
             _nodes("cube cone prism sphere cylinder pyramid torus wedge", the=True),
             "A geometry puzzle allows only these moves between solids.",
-            ("{a} turns into {b}.", "{b} can be made from {a}."),
+            ("{a} turns into {b}.", "{b} comes from {a}."),
             "After any number of moves, can {a} become {b}?",
             ("{a} can become {b}", "{a} cannot become {b}"),
         ),
@@ -120,7 +120,7 @@ SCENES: dict[str, tuple[Scene, ...]] = {
             "In a yeast cell, genes switch each other on only as listed.",
             ("{a} activates {b}.", "{b} is activated by {a}."),
             "Does switching on {a} also activate {b} in the end?",
-            ("{a} leads to {b}", "{a} does not lead to {b}"),
+            ("activating {a} also activates {b}", "activating {a} does not activate {b}"),
         ),
     ),
     "cooking": (
@@ -210,7 +210,7 @@ SCENES: dict[str, tuple[Scene, ...]] = {
         Scene(
             _nodes("Lyra Pavo Cygnus Draco Vela Hydra Corvus Aquila"),
             "Sky surveys reuse older star charts; every reuse is listed, and there are no others.",
-            ("{b} reuses {a}.", "{b} is based on {a}."),
+            ("{b} builds on {a}.", "{b} reuses {a}."),
             "Does the chart of {b} depend on {a}, directly or indirectly?",
             ("{b} depends on {a}", "{b} does not depend on {a}"),
         ),
@@ -226,7 +226,7 @@ SCENES: dict[str, tuple[Scene, ...]] = {
         Scene(
             _nodes("arbour pergola sundial hedge lawn terrace gazebo trellis", the=True),
             "The paths in a walled garden are one-way, and there are only these.",
-            ("A path leads from {a} to {b}.", "From {a}, a path leads to {b}."),
+            ("{a} leads to {b}.", "{b} is reached from {a}."),
             "Can a visitor walk from {a} to {b}?",
             ("the paths lead from {a} to {b}", "the paths do not lead from {a} to {b}"),
         ),

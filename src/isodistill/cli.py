@@ -1,0 +1,193 @@
+"""The verbs; nothing heavy is imported before a verb needs it, so that --help answers at once."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from isodistill.errors import UserError
+
+__all__ = ["app", "main"]
+
+app = typer.Typer(
+    name="isodistill",
+    help="Distil reasoning into small LoRA students so that it holds when the surface of a problem changes.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+)
+isomers = typer.Typer(help="Make, check and import isomer sets.", no_args_is_help=True)
+app.add_typer(isomers, name="isomers")
+
+RecipeArg = Annotated[Path, typer.Argument(help="The recipe, a YAML file.", show_default=False)]
+RunArg = Annotated[Path, typer.Argument(help="A run folder.", show_default=False)]
+SetOption = Annotated[list[str] | None, typer.Option("--set", help="Override a key: --set alignment.tau=3.")]
+OutOption = Annotated[Path | None, typer.Option("--out", help="Run folder; default runs/NAME of the recipe.")]
+
+
+@app.callback()
+def _options(
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
+) -> None:
+    """Read by ``main``, which decides how errors are shown."""
+
+
+@app.command()
+def demo(
+    quick: Annotated[bool, typer.Option("--quick", help="A tiny student made on the spot, in about a minute.")] = False,
+    out: OutOption = None,
+    overrides: SetOption = None,
+) -> None:
+    """The whole way on a built-in example: isomers, ERM and IGA from the same start, evaluation, report."""
+    from isodistill.pipeline import demo_recipe, run_recipe
+
+    folder = out or Path("runs") / ("demo-quick" if quick else "demo")
+    _done(run_recipe(demo_recipe(quick=quick, overrides=overrides or []), folder, _command()))
+
+
+@app.command()
+def run(recipe: RecipeArg, out: OutOption = None, overrides: SetOption = None) -> None:
+    """Walk the whole way of a recipe; finished steps are skipped, interrupted ones go on."""
+    from isodistill.pipeline import run_recipe
+    from isodistill.recipe import load_recipe
+
+    loaded = load_recipe(recipe, overrides or [])
+    _done(run_recipe(loaded, out or Path("runs") / recipe.stem, _command()))
+
+
+@app.command()
+def train(recipe: RecipeArg, out: OutOption = None, overrides: SetOption = None) -> None:
+    """Problems and training only; the adapter is in RUN/student."""
+    from isodistill.pipeline import train_run
+    from isodistill.recipe import load_recipe
+
+    folder = out or Path("runs") / recipe.stem
+    train_run(load_recipe(recipe, overrides or []), folder)
+    typer.echo(f"student: {folder / 'student'}")
+
+
+@app.command()
+def evaluate(run: RunArg, overrides: SetOption = None) -> None:
+    """Answer the test problems of a run folder before and after training, and write results.json."""
+    from isodistill.pipeline import evaluate_run, write_results
+    from isodistill.recipe import load_recipe
+
+    recipe = load_recipe(run / "recipe.yaml", overrides or [])
+    evaluate_run(recipe, run)
+    results = write_results(recipe, run)
+    for split, numbers in results["splits"].items():
+        low, high = numbers["acc_macro_ci95"]
+        typer.echo(
+            f"{split}: accuracy {numbers['acc_macro']:.3f} [{low:.3f}, {high:.3f}] on {numbers['n_items']} items"
+        )
+
+
+@app.command()
+def report(
+    run: RunArg,
+    baseline: Annotated[Path | None, typer.Option("--baseline", help="Run folder to compare with.")] = None,
+    out: Annotated[Path | None, typer.Option("--out", help="File to write; default RUN/report.html.")] = None,
+) -> None:
+    """Compare a run with its baseline and write report.html, from the records alone."""
+    from isodistill.pipeline import report_runs
+
+    _done(report_runs(run, baseline, out or run / "report.html", _command()))
+
+
+@app.command()
+def env() -> None:
+    """Versions and hardware, to paste into a bug report."""
+    from isodistill.pipeline import describe_environment
+
+    for name, value in describe_environment().items():
+        typer.echo(f"{name}: {value}")
+
+
+@isomers.command("make")
+def isomers_make(
+    out: Annotated[Path, typer.Argument(help="The .jsonl file to write.")],
+    n_sets: Annotated[int, typer.Option(help="Isomer sets.")] = 100,
+    families: Annotated[str, typer.Option(help="Structure families, by commas; default all.")] = "",
+    domains: Annotated[str, typer.Option(help="Domains, by commas; default all.")] = "",
+    difficulty: Annotated[str, typer.Option(help="Levels 1 to 3, by commas.")] = "1,2",
+    seed: Annotated[int, typer.Option(help="Seed of the values and words.")] = 0,
+) -> None:
+    """Generate isomer sets: one structure and its values told in every domain."""
+    from isodistill.data.load import write_rows
+    from isodistill.isomers import DOMAINS, generate_sets
+
+    rows = generate_sets(
+        n_sets=n_sets,
+        families=_listed(families) or None,
+        domains=_listed(domains) or DOMAINS,
+        difficulty=[int(level) for level in _listed(difficulty)],
+        seed=seed,
+    )
+    write_rows(out, rows)
+    typer.echo(f"{len(rows)} rows of {n_sets} sets: {out}")
+
+
+@isomers.command("check")
+def isomers_check(
+    file: Annotated[Path, typer.Argument(help="Rows with set_id and domain.")],
+    keep: Annotated[Path | None, typer.Option(help="Write the rows of accepted sets here.")] = None,
+) -> None:
+    """Read structure and answer back out of every text and say which sets really are sets."""
+    from isodistill.data.load import load_rows, write_rows
+    from isodistill.isomers import check_sets
+
+    rows = load_rows(file).rows
+    verdict = check_sets(rows)
+    typer.echo(str(verdict))
+    if keep is not None:
+        accepted = set(verdict.accepted)
+        write_rows(keep, [row for row in rows if row.set_id in accepted])
+        typer.echo(f"accepted sets: {keep}")
+
+
+@isomers.command("import")
+def isomers_import(
+    name: Annotated[str, typer.Argument(help="prontoqa_isomers, gsm_symbolic or coin_flip.")],
+    folder: Annotated[Path, typer.Argument(help="Folder of the real data sets.")],
+    out: Annotated[Path, typer.Argument(help="The .jsonl file to write.")],
+) -> None:
+    """Bring isomer groups of a real data set into our rows."""
+    from isodistill.data.load import write_rows
+    from isodistill.isomers import import_groups
+
+    rows = import_groups(name, folder)
+    write_rows(out, rows)
+    typer.echo(f"{len(rows)} rows: {out}")
+
+
+def main() -> None:
+    """Entry point: one clear paragraph for what the user can mend, a traceback only with --debug."""
+    debug = "--debug" in sys.argv[1:]
+    try:
+        app()
+    except UserError as error:
+        if debug:
+            raise
+        typer.echo(f"error: {error}", err=True)
+        raise SystemExit(2) from None
+    except KeyboardInterrupt as stop:
+        if debug:
+            raise
+        typer.echo(f"\n{stop or 'Stopped; the same command goes on from here.'}", err=True)
+        raise SystemExit(130) from None
+
+
+def _listed(text: str) -> list[str]:
+    return [part.strip() for part in text.split(",") if part.strip()]
+
+
+def _command() -> str:
+    return shlex.join(["isodistill", *sys.argv[1:]])
+
+
+def _done(path: Path) -> None:
+    typer.echo(f"report: {path.resolve()}")

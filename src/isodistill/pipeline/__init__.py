@@ -1,0 +1,18 @@
+"""The walk through the steps of a run: problems -> before -> train -> after -> results -> report."""
+
+from __future__ import annotations
+
+from isodistill.pipeline.demo import demo_recipe
+from isodistill.pipeline.environment import describe_environment
+from isodistill.pipeline.steps import write_results
+from isodistill.pipeline.walk import evaluate_run, report_runs, run_recipe, train_run
+
+__all__ = [
+    "demo_recipe",
+    "describe_environment",
+    "evaluate_run",
+    "report_runs",
+    "run_recipe",
+    "train_run",
+    "write_results",
+]

@@ -1,0 +1,121 @@
+"""The first step of a run: from a source of problems to train, valid and test rows on disk."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+
+from isodistill.data.files import Refusal, write_refusals
+from isodistill.data.load import load_rows, write_rows
+from isodistill.data.rows import Row
+from isodistill.data.split import check_leaks, split_rows, validate_domains
+from isodistill.errors import UserError
+from isodistill.isomers.cues import Cue, with_cues
+from isodistill.isomers.generate import generate_sets
+from isodistill.isomers.real import import_groups
+from isodistill.pipeline.stamps import Stamps, digest
+from isodistill.recipe import Recipe
+
+__all__ = ["BUILTIN", "make_problems", "read_split", "test_splits"]
+
+BUILTIN = "builtin:isomers"
+_REAL = "real:"
+
+
+def make_problems(recipe: Recipe, folder: Path, stamps: Stamps) -> None:
+    """Write ``problems/SPLIT.jsonl`` and, where rows were refused, ``problems/refused.jsonl``.
+
+    Raises:
+        UserError: the source cannot be read, too many rows are refused, a split leaks, a domain has no rows.
+    """
+    target = folder / "problems"
+    settings = {key: asdict(recipe)[key] for key in ("problems", "columns", "max_refused", "isomers", "split")}
+    source = Path(recipe.problems)
+    files = [source] if source.is_file() else []
+
+    def clear() -> None:
+        for path in target.glob("*.jsonl"):
+            path.unlink()
+
+    def do() -> None:
+        rows, refused = _load(recipe, target / "refused.jsonl")
+        if refused:
+            write_refusals(target / "refused.jsonl", refused)
+            print(f"{len(refused)} rows were refused; they are listed in {target / 'refused.jsonl'}", flush=True)
+        _write_splits(recipe, _split(recipe, rows), target)
+
+    stamps.step("problems", digest(settings, files), clear=clear, do=do)
+
+
+def _load(recipe: Recipe, refused_to: Path) -> tuple[list[Row], list[Refusal]]:
+    if recipe.problems == BUILTIN:
+        isomers = recipe.isomers
+        domains = list(dict.fromkeys([*isomers.domains, *recipe.split.held_out_domains]))
+        rows = generate_sets(
+            n_sets=isomers.n_sets,
+            seed=recipe.split.seed_data,
+            families=isomers.families or None,
+            domains=domains,
+            difficulty=isomers.difficulty,
+        )
+        return rows, []
+    if recipe.problems.startswith(_REAL):
+        if recipe.real_data is None:
+            raise UserError(f"problems: {recipe.problems} needs real_data: the folder that holds the real data sets.")
+        return import_groups(recipe.problems.removeprefix(_REAL), Path(recipe.real_data)), []
+    loaded = load_rows(recipe.problems, recipe.columns, max_refused=recipe.max_refused, refused_to=refused_to)
+    for note in loaded.notes:
+        print(note, flush=True)
+    return loaded.rows, loaded.refused
+
+
+def _split(recipe: Recipe, rows: list[Row]) -> list[Row]:
+    split = recipe.split
+    if recipe.problems.startswith(_REAL) and split.held_out_domains:
+        # Published splits know no held-out surfaces; here the structures are divided anew.
+        rows = [_unsplit(row) for row in rows]
+    divided = split_rows(
+        rows,
+        valid=split.valid,
+        test=split.test,
+        held_out_domains=split.held_out_domains,
+        seed_data=split.seed_data,
+    )
+    cue = recipe.isomers.cue
+    if recipe.problems == BUILTIN and cue.kind != "none":
+        divided = with_cues(divided, Cue(kind=cue.kind, rho=cue.rho, seed=split.seed_data))  # type: ignore[arg-type]
+    return divided
+
+
+def _unsplit(row: Row) -> Row:
+    from dataclasses import replace
+
+    return replace(row, split=None)
+
+
+def _write_splits(recipe: Recipe, rows: list[Row], target: Path) -> None:
+    check_leaks(rows, recipe.split.held_out_domains)
+    trained = recipe.train.get("domains")
+    if trained:
+        validate_domains(rows, trained)
+    by_split: dict[str, list[Row]] = {}
+    for row in rows:
+        by_split.setdefault(row.split or "train", []).append(row)
+    if not by_split.get("train"):
+        raise UserError(f"No row is left to train on: the rows are in the splits {', '.join(sorted(by_split))}.")
+    for name, members in by_split.items():
+        write_rows(target / f"{name}.jsonl", members)
+
+
+def read_split(folder: Path, split: str) -> list[Row]:
+    """Rows of one split of a run folder."""
+    return load_rows(folder / "problems" / f"{split}.jsonl", max_refused=0).rows
+
+
+def test_splits(folder: Path) -> list[str]:
+    """The splits that are evaluated: all but train and valid."""
+    kept = ("train", "valid", "refused")
+    names = sorted(p.stem for p in (folder / "problems").glob("*.jsonl") if p.stem not in kept)
+    if not names:
+        raise UserError(f"{folder / 'problems'} has no test split. Raise split.test, or give rows the split id or ood.")
+    return names

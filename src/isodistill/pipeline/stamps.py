@@ -1,0 +1,59 @@
+"""What has been done in a run folder, and with which inputs: finished steps are skipped, changed ones done anew."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+from isodistill import __version__
+from isodistill.data.files import write_lines
+
+__all__ = ["Stamps", "digest"]
+
+
+def digest(settings: Any, files: Iterable[Path] = ()) -> str:
+    """SHA-256 of JSON-ready settings, the contents of files, and the version of isodistill."""
+    whole = hashlib.sha256(json.dumps([__version__, settings], sort_keys=True, default=str).encode())
+    for path in sorted(files):
+        whole.update(path.name.encode())
+        whole.update(path.read_bytes())
+    return whole.hexdigest()
+
+
+class Stamps:
+    """The file ``steps.json`` of a run folder: step -> digest of its inputs and whether it was finished."""
+
+    def __init__(self, folder: Path) -> None:
+        self.path = folder / "steps.json"
+        self.done: dict[str, dict[str, Any]] = {}
+        if self.path.exists():
+            self.done = json.loads(self.path.read_text(encoding="utf-8"))
+
+    def step(self, name: str, inputs: str, *, clear: Callable[[], None], do: Callable[[], None]) -> bool:
+        """Do a step unless it was finished with the same inputs.
+
+        Args:
+            name: of the step.
+            inputs: digest of all that the step depends on.
+            clear: removes what a step with *other* inputs left behind.
+            do: does the step; goes on from what an interrupted one with the same inputs left behind.
+
+        Returns:
+            Whether the step was done now.
+        """
+        stamp = self.done.get(name, {})
+        if stamp == {"inputs": inputs, "finished": True}:
+            return False
+        if stamp.get("inputs") != inputs:
+            clear()
+            self._write(name, inputs, finished=False)
+        do()
+        self._write(name, inputs, finished=True)
+        return True
+
+    def _write(self, name: str, inputs: str, *, finished: bool) -> None:
+        self.done[name] = {"inputs": inputs, "finished": finished}
+        write_lines(self.path, [json.dumps(self.done, indent=1)])

@@ -1,0 +1,265 @@
+"""Train, evaluate and add up: the steps between the problems and the report, each on files of one run folder."""
+
+from __future__ import annotations
+
+import json
+import resource
+import shutil
+import sys
+from dataclasses import asdict, fields, is_dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from peft import LoraConfig, PeftModel
+
+from isodistill.data.files import write_lines
+from isodistill.data.rows import Row
+from isodistill.errors import UserError
+from isodistill.evaluation.answer import Provenance, answer_rows, read_representations
+from isodistill.evaluation.generate import merged_copy
+from isodistill.evaluation.records import PredictionLog, Stage
+from isodistill.evaluation.results import json_text, split_results
+from isodistill.models.device import choose_placement
+from isodistill.models.load import Student, load_student
+from isodistill.models.tiny import TINY, make_tiny_student
+from isodistill.pipeline.problems import read_split, test_splits
+from isodistill.pipeline.stamps import Stamps, digest
+from isodistill.recipe import Recipe, dump_recipe
+from isodistill.training import DistillConfig, DistillTrainer
+from isodistill.training.slots import fill_slots
+
+__all__ = ["evaluate_student", "resolved", "train_student", "write_results"]
+
+_VERSIONS = ("isodistill", "torch", "transformers", "peft", "accelerate", "datasets", "numpy")
+
+
+def resolved(recipe: Recipe) -> dict[str, Any]:
+    """The recipe as a plain mapping with both slots filled, every default written out."""
+    objective, alignment, slots = fill_slots(recipe.method, recipe.objective, recipe.alignment)
+    tree = asdict(recipe)
+    for slot, part in (("objective", objective), ("alignment", alignment)):
+        options: dict[str, Any] = asdict(cast(Any, part)) if is_dataclass(part) else {}
+        tree[slot] = {"name": slots[slot]["name"], **options, **slots[slot]}
+    return tree
+
+
+def train_student(recipe: Recipe, folder: Path, stamps: Stamps) -> None:
+    """Train and save ``student/``; an interrupted training goes on from its newest checkpoint."""
+    keys = ("student", "lora", "seed", "train", "objective", "alignment", "max_refused")
+    tree = resolved(recipe)
+    inputs = digest({key: tree[key] for key in keys}, [folder / "problems" / "train.jsonl"])
+
+    def clear() -> None:
+        for name in ("student", "checkpoints"):
+            shutil.rmtree(folder / name, ignore_errors=True)
+        for name in ("metrics.jsonl", "train.json"):
+            (folder / name).unlink(missing_ok=True)
+
+    def do() -> None:
+        student = _student(recipe, folder)
+        config = _config(recipe, folder)
+        print(f"Training {recipe.method} on {config.placement}", flush=True)
+        trainer = DistillTrainer(
+            student.model,
+            args=config,
+            train_dataset=read_split(folder, "train"),
+            processing_class=student.tokenizer,
+            peft_config=LoraConfig(task_type="CAUSAL_LM", **recipe.lora),
+        )
+        has_checkpoint = any((folder / "checkpoints").glob("checkpoint-*"))
+        trainer.train(resume_from_checkpoint=has_checkpoint)
+        trainer.save_model(str(folder / "student"))
+        write_lines(folder / "train.json", [json.dumps(_cost(folder, trainer.state.global_step))])
+
+    stamps.step("train", inputs, clear=clear, do=do)
+
+
+def evaluate_student(recipe: Recipe, folder: Path, stamps: Stamps, stage: Stage, donor: Path | None = None) -> None:
+    """Answer all test splits with the untrained (``before``) or the trained (``after``) student.
+
+    Args:
+        recipe: of the run.
+        folder: the run folder.
+        stamps: its stamps.
+        stage: before or after training.
+        donor: another run folder whose answers are taken over when they are to the same questions by the same student.
+    """
+    splits = test_splits(folder)
+    files = [folder / "problems" / f"{name}.jsonl" for name in splits]
+    if stage == "after":
+        files.append(folder / "student" / "adapter_model.safetensors")
+    seed = recipe.seed if recipe.student == TINY else None  # the weights of no other student depend on it
+    inputs = digest([recipe.student, asdict(recipe.evaluate), stage, seed], files)
+    name = f"evaluate-{stage}"
+
+    def clear() -> None:
+        _forget(folder, stage)
+
+    def do() -> None:
+        if donor is not None and Stamps(donor).done.get(name) == {"inputs": inputs, "finished": True}:
+            _forget(folder, stage)
+            _take_over(donor, folder, stage)
+            return
+        placement = choose_placement(recipe.train.get("use_cpu") and "cpu")
+        student = _student(recipe, folder)
+        model = student.model
+        if stage == "after":
+            model = merged_copy(PeftModel.from_pretrained(model, folder / "student"), placement.compute_dtype)
+        model = model.to(placement.device, placement.compute_dtype).eval()
+        log = PredictionLog(folder / "predictions.jsonl")
+        provenance = _provenance(recipe, folder, stage)
+        refused = []
+        for split in splits:
+            refused += answer_rows(
+                model,
+                student.tokenizer,
+                _first_sets(read_split(folder, split), recipe.evaluate.max_sets),
+                log,
+                provenance,
+                split=split,
+                max_new_tokens=recipe.evaluate.max_new_tokens,
+                batch_size=recipe.evaluate.batch_size,
+            )
+        if refused:
+            shown = "; ".join(str(r) for r in refused[:3])
+            print(f"{len(refused)} test rows could not be asked: {shown}", flush=True)
+
+    stamps.step(name, inputs, clear=clear, do=do)
+
+
+def write_results(recipe: Recipe, folder: Path) -> dict[str, Any]:
+    """``results.json`` from the records, and the resolved ``recipe.yaml`` beside it."""
+    tree = resolved(recipe)
+    records = PredictionLog(folder / "predictions.jsonl").read()
+    by_stage: dict[str, dict[str, Any]] = {"before": {}, "after": {}}
+    for stage, entries in by_stage.items():
+        for split in test_splits(folder):
+            chosen = [r for r in records if r.stage == stage and r.split == split]
+            if chosen:
+                states = read_representations(folder, stage, split)  # type: ignore[arg-type]
+                entries[split] = split_results(chosen, states or None)
+    train = folder / "train.json"
+    results = {
+        "schema": 1,
+        "recipe_hash": digest(tree),
+        "method": recipe.method,
+        "tier": _tier(recipe),
+        "student": _name_of(recipe.student),
+        "seed": recipe.seed,
+        "splits": by_stage["after"],
+        "before": by_stage["before"],
+        "train": json.loads(train.read_text(encoding="utf-8")) if train.exists() else {},
+        "versions": {name: metadata.version(name) for name in _VERSIONS} | {"python": sys.version.split()[0]},
+    }
+    write_lines(folder / "results.json", [json_text(results).rstrip("\n")])
+    return results
+
+
+def write_recipe(recipe: Recipe, folder: Path) -> None:
+    """``recipe.yaml`` with every default; the same file runs the same run again."""
+    from isodistill.recipe import parse_recipe
+
+    write_lines(folder / "recipe.yaml", [dump_recipe(parse_recipe(resolved(recipe))).rstrip("\n")])
+
+
+def _student(recipe: Recipe, folder: Path) -> Student:
+    if recipe.student != TINY:
+        return load_student(recipe.student)
+    rows = read_split(folder, "train")
+    return make_tiny_student([f"{row.prompt}\n{row.completion}" for row in rows], recipe.seed)
+
+
+def _name_of(student: str) -> str:
+    from isodistill.models.load import SMOLLM2
+
+    names = {SMOLLM2: "SmolLM2-135M-Instruct, dequantised from Q4_1", TINY: "tiny, made on the spot"}
+    return names.get(student, student)
+
+
+def _config(recipe: Recipe, folder: Path) -> DistillConfig:
+    given = dict(recipe.train)
+    if "steps" in given:
+        given["max_steps"] = given.pop("steps")
+    known = {f.name for f in fields(DistillConfig) if f.init}
+    for key in given:
+        if key not in known:
+            from difflib import get_close_matches
+
+            near = get_close_matches(key, sorted(known), n=1)
+            hint = f" Did you mean train.{near[0]}?" if near else ""
+            raise UserError(f"Unknown key train.{key}.{hint} The keys are those of transformers.TrainingArguments.")
+    try:
+        return DistillConfig(
+            output_dir=str(folder),
+            method=recipe.method,
+            objective=recipe.objective,
+            alignment=recipe.alignment,
+            max_refused=recipe.max_refused,
+            seed=recipe.seed,
+            **given,
+        )
+    except (ValueError, TypeError) as error:
+        raise UserError(f"The group train of the recipe is refused: {error}") from error
+
+
+def _provenance(recipe: Recipe, folder: Path, stage: Stage) -> Provenance:
+    train = folder / "train.json"
+    after = stage == "after"
+    return Provenance(
+        run_id=digest(resolved(recipe))[:12],
+        method=recipe.method if after else "none",
+        tier=_tier(recipe) if after else None,
+        seed_train=recipe.seed,
+        seed_data=recipe.split.seed_data,
+        step=json.loads(train.read_text(encoding="utf-8"))["steps"] if after and train.exists() else 0,
+        stage=stage,
+    )
+
+
+def _tier(recipe: Recipe) -> str | None:
+    alignment = fill_slots(recipe.method, recipe.objective, recipe.alignment)[1]
+    return getattr(alignment, "tier", None)
+
+
+def _first_sets(rows: list[Row], max_sets: int) -> list[Row]:
+    if not max_sets:
+        return rows
+    kept = set(sorted({row.set_id or row.id for row in rows})[:max_sets])
+    return [row for row in rows if (row.set_id or row.id) in kept]
+
+
+def _cost(folder: Path, steps: int) -> dict[str, Any]:
+    """Steps, tokens, seconds (over all sittings) and peak memory of a training."""
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
+    seconds = sum(line.get("seconds", 0.0) for line in lines)
+    tokens = max((line.get("tokens", 0) for line in lines), default=0)
+    if torch.cuda.is_available():
+        peak = torch.cuda.max_memory_allocated()
+    else:
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    return {
+        "steps": steps,
+        "tokens": tokens,
+        "seconds": round(seconds, 2),
+        "tokens_per_second": round(tokens / seconds, 1) if seconds else 0.0,
+        "peak_memory_bytes": peak,
+    }
+
+
+def _forget(folder: Path, stage: Stage) -> None:
+    """Drop the answers of a stage; those of the other stage stay."""
+    shutil.rmtree(folder / "representations" / stage, ignore_errors=True)
+    path = folder / "predictions.jsonl"
+    if path.exists():
+        lines = path.read_text(encoding="utf-8").splitlines()
+        write_lines(path, [line for line in lines if line.endswith("}") and json.loads(line)["stage"] != stage])
+
+
+def _take_over(donor: Path, folder: Path, stage: Stage) -> None:
+    own = folder / "predictions.jsonl"
+    lines = own.read_text(encoding="utf-8").splitlines() if own.exists() else []
+    donated = (donor / "predictions.jsonl").read_text(encoding="utf-8").splitlines()
+    shutil.copytree(donor / "representations" / stage, folder / "representations" / stage, dirs_exist_ok=True)
+    write_lines(own, lines + [line for line in donated if json.loads(line)["stage"] == stage])

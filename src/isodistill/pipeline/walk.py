@@ -1,0 +1,128 @@
+"""The walk: every step of a run in order, the baseline beside it, and the report at the end."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from isodistill.data.files import write_lines
+from isodistill.errors import UserError
+from isodistill.evaluation.answer import read_representations
+from isodistill.evaluation.records import PredictionLog, Record, Stage
+from isodistill.evaluation.results import compare, comparison_json, json_text
+from isodistill.pipeline.problems import make_problems
+from isodistill.pipeline.stamps import Stamps
+from isodistill.pipeline.steps import evaluate_student, train_student, write_recipe, write_results
+from isodistill.recipe import Recipe
+from isodistill.report import write_model_card, write_report
+
+__all__ = ["BASELINE", "evaluate_run", "report_runs", "run_recipe", "train_run"]
+
+BASELINE = "baseline"
+
+
+def run_recipe(recipe: Recipe, folder: Path, command: str) -> Path:
+    """Walk the whole way; steps whose inputs and settings are unchanged are skipped.
+
+    With ``recipe.baseline`` that method is trained too, in ``folder/baseline``, from the same start on the same sets in
+    the same order, and the report leads with the paired difference.
+
+    Args:
+        recipe: the run.
+        folder: the run folder.
+        command: shown in the report as what made it.
+
+    Returns:
+        The path of ``report.html``.
+    """
+    donor = None
+    if recipe.baseline is not None and recipe.baseline != recipe.method:
+        donor = folder / BASELINE
+        baseline = replace(recipe, method=recipe.baseline, baseline=None, objective=None, alignment=None)
+        train_run(baseline, donor)
+        evaluate_run(baseline, donor)
+    train_run(recipe, folder)
+    evaluate_run(recipe, folder, donor)
+    write_results(recipe, folder)
+    if donor is not None:
+        write_results(baseline, donor)
+    return report_runs(folder, donor, folder / "report.html", command)
+
+
+def report_runs(folder: Path, baseline: Path | None, out: Path, command: str) -> Path:
+    """``comparison.json`` beside ``out``, the model cards, and the report, from the files of finished runs.
+
+    Raises:
+        UserError: a folder holds no evaluated run, or the two did not answer the same problems.
+    """
+    results = [_results(path) for path in (baseline, folder) if path is not None]
+    _compare(folder, baseline, results, out.parent)
+    write_report(folder, baseline=baseline, command=command, out=out)
+    return out
+
+
+def train_run(recipe: Recipe, folder: Path) -> None:
+    """Problems and training of one run folder."""
+    folder.mkdir(parents=True, exist_ok=True)
+    write_recipe(recipe, folder)
+    stamps = Stamps(folder)
+    make_problems(recipe, folder, stamps)
+    train_student(recipe, folder, stamps)
+
+
+def evaluate_run(recipe: Recipe, folder: Path, donor: Path | None = None) -> None:
+    """Answers before and after training, and ``results.json``."""
+    stamps = Stamps(folder)
+    if recipe.evaluate.before:
+        evaluate_student(recipe, folder, stamps, "before", donor)
+    evaluate_student(recipe, folder, stamps, "after")
+
+
+def _compare(folder: Path, donor: Path | None, results: list[dict[str, Any]], target: Path) -> None:
+    """The paired differences, to the baseline and from before to after (of the baseline, where there is one)."""
+    recipe_text = {path: _recipe(path) for path in (folder, donor) if path is not None}
+    differences: dict[str, Any] = {}
+    if donor is not None:
+        differences[results[-1]["method"]] = _difference((donor, "after"), (folder, "after"))
+    first = donor or folder
+    if results[0]["before"]:
+        differences["before"] = _difference((first, "before"), (first, "after"))
+    write_lines(target / "comparison.json", [json_text(comparison_json(results, differences)).rstrip("\n")])
+    quoted = None
+    if donor is not None:
+        quoted = {"baseline": results[0]["method"], **differences[results[-1]["method"]]}
+        write_model_card(donor / "student", results[0], recipe_text[donor], None)
+    write_model_card(folder / "student", results[-1], recipe_text[folder], quoted)
+
+
+def _difference(left: tuple[Path, Stage], right: tuple[Path, Stage]) -> dict[str, Any]:
+    (records_a, states_a), (records_b, states_b) = (_answers(*side) for side in (left, right))
+    both = bool(states_a and states_b)
+    return compare(
+        records_a,
+        records_b,
+        baseline_representations=states_a if both else None,
+        method_representations=states_b if both else None,
+    )
+
+
+def _answers(folder: Path, stage: Stage) -> tuple[list[Record], dict[str, Any]]:
+    records = [r for r in PredictionLog(folder / "predictions.jsonl").read() if r.stage == stage]
+    return records, read_representations(folder, stage)
+
+
+def _results(folder: Path) -> dict[str, Any]:
+    path = folder / "results.json"
+    if not path.is_file():
+        raise UserError(f"{folder} has no results.json; `isodistill evaluate {folder}` makes it.")
+    results: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return results
+
+
+def _recipe(folder: Path) -> dict[str, Any]:
+    tree: dict[str, Any] = yaml.safe_load((folder / "recipe.yaml").read_text(encoding="utf-8"))
+    return tree
