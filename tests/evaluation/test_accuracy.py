@@ -26,7 +26,11 @@ def test_hand_example() -> None:
 
 
 def test_macro_is_not_the_pooled_mean() -> None:
-    assert acc_macro([True, True, True, False], ["a", "a", "a", "b"]) == 0.5
+    assert acc_macro([True, True, True, False, True], ["a", "a", "a", "b", "c"]) == pytest.approx(2 / 3)
+
+
+def test_items_without_a_set_ask_nothing_of_the_sets() -> None:
+    assert all_correct([True, True, False], ["a", "a", None], ["law", "sea", "cooking"]) == 1.0
 
 
 def test_nothing_known_leaves_transfer_undefined() -> None:

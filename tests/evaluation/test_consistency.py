@@ -116,10 +116,17 @@ def test_domain_centering_removes_a_constant_offset_of_each_domain() -> None:
 
 
 def test_centering_a_collapsed_encoder_is_undefined() -> None:
-    z = np.tile(np.random.default_rng(0).normal(size=5), (6, 1))
-    assert math.isnan(lcs_centered(z, [0, 0, 1, 1, 2, 2]))
-    assert math.isnan(lcs_ratio(z, [0, 0, 1, 1, 2, 2]))
-    assert logical_consistency_score(z, [0, 0, 1, 1, 2, 2]) == 0.0
+    z, set_ids = np.tile(np.random.default_rng(0).normal(size=50), (21, 1)), np.repeat(np.arange(7), 3)
+    assert np.abs(z - z.mean(axis=0)).max() > 0  # rounding leaves a direction
+    assert math.isnan(lcs_centered(z, set_ids))
+
+
+def test_a_collapsed_encoder_has_distance_zero_and_no_ratio() -> None:
+    rng = np.random.default_rng(0)
+    z, set_ids = rng.normal(size=50) * rng.uniform(1, 9, size=(21, 1)), np.repeat(np.arange(7), 3)
+    assert logical_consistency_score(z, set_ids) == 0.0
+    assert lcs_random(z, set_ids) == 0.0
+    assert math.isnan(lcs_ratio(z, set_ids))
 
 
 def test_lcs_random_is_the_mean_over_all_draws_from_different_sets() -> None:

@@ -63,6 +63,7 @@ def test_reads_a_marked_number(output: str, parsed: str) -> None:
         "The answer is " + "1" * 6000,
         "#### Step 2",
         "\\boxed{19",
+        "The answer is \\boxed{19",
     ],
 )
 def test_does_not_guess_a_number(output: str) -> None:
@@ -112,6 +113,14 @@ def test_an_option_inside_a_longer_option_is_not_named() -> None:
     assert parse_answer("It is clear. The answer is surely very hot", "choice", ["hot", "very hot"]) == "B"
     assert parse_answer("The answer is -5", "choice", ["5", "-5"]) == "B"
     assert parse_answer("The answer is $3.5$", "choice", ["5", "3.5"]) == "B"
+    assert parse_answer("The answer is surely -5", "choice", ["5", "7"]) is None
+    assert parse_answer("The answer is about 3.5 km", "choice", ["5", "7"]) is None
+    assert parse_answer("The answer is about 5.3 km", "choice", ["5", "7"]) is None
+
+
+def test_an_option_may_begin_with_not() -> None:
+    assert parse_answer("The answer is not hungry.", "choice", ["hungry", "not hungry"]) == "B"
+    assert parse_answer("The answer is not hungry.", "choice", ["hungry", "thirsty"]) is None
 
 
 @pytest.mark.parametrize(

@@ -135,6 +135,11 @@ def test_sets_are_spread_over_families_and_structures() -> None:
         assert len(counts) == min(20, len(shapes))
 
 
+def test_few_sets_do_not_always_have_the_same_structures() -> None:
+    rows = [generate_sets(n_sets=1, seed=seed, families=["ordering"], domains=["law"])[0] for seed in range(20)]
+    assert len({row.structure_id for row in rows}) > 5
+
+
 @pytest.mark.parametrize("name", FAMILIES)
 def test_answers_are_what_the_solver_finds(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     family = Recorded(FAMILIES[name]())

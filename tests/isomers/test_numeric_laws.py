@@ -156,6 +156,12 @@ def test_shapes_are_many_and_belong_to_one_difficulty(case: Case) -> None:
 
 
 @every_family
+def test_an_unknown_shape_is_refused(case: Case) -> None:
+    with pytest.raises(ValueError, match="no shape \\('mul', 'pow'\\); the family has"):
+        case.family.draw(("mul", "pow"), random.Random(0))
+
+
+@every_family
 def test_every_domain_has_three_phrasings(case: Case) -> None:
     assert set(case.stories) == set(DOMAINS)
     assert all(len(case.stories[domain]) >= 3 for domain in DOMAINS)

@@ -94,7 +94,8 @@ def test_other_options_other_place_and_dropped_clues_are_noticed() -> None:
         assert parse(" ".join([*start, asked]), telling.choices) != parsed
         assert parse(" ".join([*start, clue]), telling.choices) is None
         for one, other in (("second", "third"), ("first", "last"), ("shortest", "longest"), ("lowest", "highest")):
-            if re.search(rf"\b{one}\b", asked):
+            # The middle place is the same from both ends.
+            if re.search(rf"\b{one}\b", asked) and (one == "second" or not re.search("second|third", asked)):
                 assert parse(" ".join([*start, clue, asked.replace(one, other)]), telling.choices) != parsed
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 import re
-from itertools import product
+from itertools import pairwise, product
 
 import pytest
 
@@ -56,7 +56,7 @@ def test_worked_solution_ends_as_the_answer() -> None:
     for telling in told(1):
         steps = telling.rationale.rstrip(".").split(". ")
         assert ("not" in steps[-1].split(", so ")[1].split()) == (telling.answer == "no")
-        for one, next_one in zip(steps, steps[1:], strict=False):
+        for one, next_one in pairwise(steps):
             assert one.split(", so ")[1].lower() == next_one.split(", so ")[0].lower()
 
 
@@ -78,6 +78,11 @@ def test_every_clue_changes_the_reading() -> None:
                 if changed != clue:
                     tampered = " ".join([*clues[:i], *([changed] if changed else []), *clues[i + 1 :], asked])
                     assert parse(tampered) != parsed, tampered
+
+
+def test_no_negation_of_unclear_reach() -> None:
+    for telling in told(7):
+        assert not re.search(r"\bnot\b[^.,]* (?:only if|whenever)\b|\b[Uu]nless [^.,]*\bnot\b", telling.question)
 
 
 def test_another_question_is_noticed() -> None:

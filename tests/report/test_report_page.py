@@ -112,6 +112,22 @@ def test_one_run_headline_is_after_minus_before(make_run: MakeRun, make_comparis
     html = report(run)
     assert f'class="value better">+{100 * (after - before):.1f} points<' in html
     assert "ERM" not in Page(html).words
+    summary = re.search(r"<summary>ood-.*?</summary>", html, flags=re.DOTALL)
+    assert summary is not None
+    assert summary[0].index("before training") < summary[0].index("IGA")
+
+
+def test_a_lower_lcs_ratio_is_better_and_lower_accuracy_is_worse(make_run: MakeRun, make_comparison: MakeRun) -> None:
+    run = make_run("iga", n_sets=6)
+
+    def change(comparison: dict[str, Any]) -> None:
+        comparison["before"]["ood"] |= {"lcs_ratio": [-0.2, -0.3, -0.1], "agreement": [-0.2, -0.3, -0.1]}
+
+    edit(make_comparison(run, run), change)
+    html = report(run)
+    for label, tone in (("LCS ratio", "better"), ("Agreement", "worse")):
+        row = html[html.index(f'<th scope="row">{label}<') :].split("</tr>")[0]
+        assert f'<td class="{tone}"><em>{tone}</em>' in row
 
 
 def test_one_run_without_a_comparison_claims_no_interval(make_run: MakeRun) -> None:
@@ -252,13 +268,15 @@ def test_only_a_split_of_the_users_own(make_run: MakeRun) -> None:
 
     def rename(results: dict[str, Any]) -> None:
         for key in ("splits", "before"):
-            results[key] = {"mine": results[key]["ood"], "ood": {}}
+            results[key] = {"my own": results[key]["ood"], "ood": {}}
 
     edit(run / "results.json", rename)
-    edit_lines(run / "predictions.jsonl", lambda line: line.update(split="mine" if line["split"] == "ood" else "id"))
-    (run / "problems" / "ood.jsonl").rename(run / "problems" / "mine.jsonl")
-    words = Page(report(run)).words
-    assert "On the split mine, training with" in words
+    edit_lines(run / "predictions.jsonl", lambda line: line.update(split="my own" if line["split"] == "ood" else "id"))
+    (run / "problems" / "ood.jsonl").rename(run / "problems" / "my own.jsonl")
+    page = Page(report(run))
+    assert not [attrs["id"] for _, attrs in page.tags if " " in (attrs.get("id") or "")]
+    words = page.words
+    assert "On the split my own, training with" in words
     assert "(OOD): after" not in words
 
 
@@ -276,7 +294,9 @@ def test_without_a_training_log_the_page_says_so(make_run: MakeRun) -> None:
 
 def test_a_long_training_log_stays_small(make_run: MakeRun) -> None:
     run = make_run("iga", n_sets=4)
-    lines = [{"step": i, "loss": 1 / (i + 1), "loss/law": 1.0, "mask_density": 0.5} for i in range(20_000)]
+    lines = [
+        {"step": i, "loss": i * 7919 % 101, "loss/law": i * 7907 % 103, "mask_density": 0.5} for i in range(20_000)
+    ]
     (run / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     assert len(report(run).encode()) < 300_000
 
@@ -324,7 +344,7 @@ def test_two_runs_of_one_method_are_told_apart_by_their_folders(
 
 def test_more_seeds_in_the_comparison_are_points_of_their_own(pair: Pair) -> None:
     def points(html: str) -> int:
-        start = html.index('<g id="consistency-ood-axes_1">')
+        start = html.index('<g id="consistency-0-axes_1">')
         return len(re.findall(r"<use ", html[start : html.index("</svg>", start)]))
 
     one = points(report(*pair))

@@ -68,6 +68,13 @@ def make_trainer(
     return make
 
 
-def adapter(trainer: DistillTrainer) -> dict[str, torch.Tensor]:
-    """Copies of the trainable tensors."""
-    return {name: p.detach().clone() for name, p in trainer.model.named_parameters() if p.requires_grad}
+@pytest.fixture
+def adapter() -> Callable[[DistillTrainer], dict[str, torch.Tensor]]:
+    """Copies of the trainable tensors of a trainer."""
+    return lambda trainer: {n: p.detach().clone() for n, p in trainer.model.named_parameters() if p.requires_grad}
+
+
+@pytest.fixture
+def rows() -> list[Row]:
+    """The rows that trainers get when a test gives none."""
+    return make_rows()

@@ -25,8 +25,8 @@ class Decoder(Protocol):
         """Append one row per prompt; logits (n, V) and final hidden state (n, d) of each prompt's last token."""
         ...
 
-    def step(self, tokens: Tensor) -> Tensor:
-        """Append one token (rows,) to every row; the logits (rows, V) after it."""
+    def step(self, tokens: Sequence[int]) -> Tensor:
+        """Append one token to every row; the logits (rows, V) after it."""
         ...
 
     def keep(self, order: Sequence[int]) -> None:
@@ -72,11 +72,11 @@ class ForwardDecoder:
         self._join(cache, mask)
         return logits, captured[0]
 
-    def step(self, tokens: Tensor) -> Tensor:
+    def step(self, tokens: Sequence[int]) -> Tensor:
         """See ``Decoder.step``."""
         positions = self._mask.sum(1, keepdim=True)
         self._mask = torch.cat([self._mask, torch.ones_like(positions)], dim=1)
-        return self._forward(tokens[:, None], self._mask, positions, self._cache)
+        return self._forward(torch.tensor(tokens, device=self._device)[:, None], self._mask, positions, self._cache)
 
     def keep(self, order: Sequence[int]) -> None:
         """See ``Decoder.keep``; columns that are padding in every row that stays are dropped too."""

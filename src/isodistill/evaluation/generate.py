@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copy
 import logging
+import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -51,12 +52,14 @@ class Generation:
 
 @dataclass
 class _Row:
-    """A prompt in the batch: its place in the caller's list, its random stream, and what it has answered so far."""
+    """A prompt on its way: its place in the caller's list, its random stream, and what it has answered so far."""
 
     index: int
-    rng: np.random.Generator | None
-    hidden: np.ndarray
+    prompt: Sequence[int]
+    rng: np.random.Generator | None = None
+    hidden: np.ndarray | None = None
     tokens: list[int] = field(default_factory=list)
+    finish: Literal["eos", "length"] = "length"
 
 
 def generate(
@@ -74,7 +77,7 @@ def generate(
     """Answer every prompt; the answers come in the order of the prompts.
 
     Llama-like models run layer by layer (``LlamaDecoder``), all others through their own forward; which, and why, is
-    logged. An adapter should be merged first (``merged_copy``): unmerged it is slower. The model's mode is left as found.
+    logged. Merge an adapter first (``merged_copy``): unmerged it is slower. The model's mode is left as found.
 
     Args:
         model: a decoder-only causal language model; it answers in the dtype it has.
@@ -89,47 +92,35 @@ def generate(
             ends the generation and reaches the caller.
 
     Raises:
-        UserError: an empty prompt, a prompt that leaves no room for ``max_new_tokens`` in the model's context, a negative
-            temperature, seeds missing or not one per prompt, or a model that is not decoder-only.
+        UserError: an empty prompt, a prompt that leaves no room for ``max_new_tokens`` in the model's context, a
+            negative temperature, seeds missing or not one per prompt, or a model that is not decoder-only.
     """
     _check(model, prompts, max_new_tokens, batch_size, temperature, seeds)
     if not prompts:
         return []
     stops = frozenset(_default_stop_ids(model, tokenizer) if stop_ids is None else stop_ids)
-    done: list[Generation | None] = [None] * len(prompts)
-    rows: list[_Row] = []
-    waiting = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
+    waiting = [_Row(i, prompt) for i, prompt in enumerate(prompts)]
+    if temperature > 0 and seeds is not None:
+        for row, seed in zip(waiting, seeds, strict=True):
+            row.rng = np.random.default_rng(seed)
+    waiting.sort(key=lambda row: len(row.prompt))
+    done: dict[int, Generation] = {}
     with torch.no_grad(), _evaluating(model):
-        decoder = _decoder(model, prompts, max_new_tokens, batch_size)
-        while rows or waiting:
-            logits = []
-            if rows:
-                logits.append(decoder.step(torch.tensor([row.tokens[-1] for row in rows], device=model.device)))
-            for group in _admitted(waiting, prompts, len(rows), batch_size):
-                first, hidden = decoder.prefill([prompts[i] for i in group])
-                logits.append(first)
-                states = hidden.float().cpu().numpy()
-                rows += [_Row(i, _stream(seeds, i, temperature), z) for i, z in zip(group, states, strict=True)]
-            alive = []
-            for row, token in zip(rows, _choose(torch.cat(logits), temperature, [r.rng for r in rows]), strict=True):
-                if token not in stops:
-                    row.tokens.append(token)
-                finished = token in stops or len(row.tokens) == max_new_tokens
-                alive.append(not finished)
-                if finished:
-                    text = tokenizer.decode(row.tokens, skip_special_tokens=True)
-                    done[row.index] = Generation(row.tokens, text, "eos" if token in stops else "length", row.hidden)
-                    if on_done is not None:
-                        on_done(row.index, done[row.index])
-            if not all(alive):
-                order = _compacted(alive)
-                decoder.keep(order)
-                rows = [rows[i] for i in order]
-    return [answer for answer in done if answer is not None]
+        for row in _finished(
+            _decoder(model, prompts, batch_size), waiting, batch_size, max_new_tokens, stops, temperature
+        ):
+            text = tokenizer.decode(row.tokens, skip_special_tokens=True)
+            done[row.index] = Generation(row.tokens, text, row.finish, row.hidden)
+            if on_done is not None:
+                on_done(row.index, done[row.index])
+    return [done[i] for i in range(len(prompts))]
 
 
 def merged_copy(peft_model: PeftModel, dtype: torch.dtype) -> PreTrainedModel:
-    """A plain model for inference with the adapter merged, W = W0 + s B A in fp32, then cast; the original is untouched."""
+    """A plain model for inference with the adapter merged: W = W0 + s B A in fp32, then cast to ``dtype``.
+
+    The original model, its adapter and its mode stay as they are.
+    """
     merged = copy.deepcopy(peft_model).float().merge_and_unload()
     return merged.to(dtype).eval().requires_grad_(False)
 
@@ -147,16 +138,16 @@ def _check(
     if temperature < 0:
         raise UserError(f"temperature is {temperature}: use 0 for the likeliest token or a positive number to sample.")
     if temperature > 0 and (seeds is None or len(seeds) != len(prompts)):
-        given = "none" if seeds is None else str(len(seeds))
+        given = "no" if seeds is None else len(seeds)
         raise UserError(f"Sampling needs one seed per prompt: there are {len(prompts)} prompts and {given} seeds.")
-    context = model.config.get_text_config().max_position_embeddings
+    context = getattr(model.config.get_text_config(), "max_position_embeddings", math.inf)
     for i, prompt in enumerate(prompts):
         if not prompt:
             raise UserError(f"Prompt {i} is empty: a prompt needs at least one token.")
         if len(prompt) + max_new_tokens > context:
             raise UserError(
-                f"Prompt {i} has {len(prompt)} tokens; with max_new_tokens = {max_new_tokens} it does not fit the model's "
-                f"context of {context}. Shorten the prompt or lower max_new_tokens to at most {context - len(prompt)}."
+                f"Prompt {i} has {len(prompt)} tokens and max_new_tokens is {max_new_tokens}: together more than the "
+                f"model's context of {context}. Shorten the prompt or lower max_new_tokens."
             )
 
 
@@ -178,14 +169,13 @@ def _evaluating(model: PreTrainedModel) -> Iterator[None]:
             module.training = True
 
 
-def _decoder(model: PreTrainedModel, prompts: Sequence[Sequence[int]], max_new_tokens: int, batch_size: int) -> Decoder:
+def _decoder(model: PreTrainedModel, prompts: Sequence[Sequence[int]], batch_size: int) -> Decoder:
     reason = why_not_llama(model)
     if reason is not None:
         _log.info("Generating through the model's own forward, because %s.", reason)
         return ForwardDecoder(model)
-    longest = max(len(p) for p in prompts)
     _log.info("Generating layer by layer.")
-    return LlamaDecoder(model, min(batch_size, len(prompts)), longest + max_new_tokens, _common_prefix(prompts))
+    return LlamaDecoder(model, min(batch_size, len(prompts)), _common_prefix(prompts))
 
 
 def _common_prefix(prompts: Sequence[Sequence[int]]) -> list[int]:
@@ -198,25 +188,52 @@ def _common_prefix(prompts: Sequence[Sequence[int]]) -> list[int]:
     return list(low[: min(shared, limit)])
 
 
-def _admitted(
-    waiting: list[int], prompts: Sequence[Sequence[int]], active: int, batch_size: int
-) -> Iterator[list[int]]:
-    """Groups of waiting prompts, longest first, to fill the free rows; none while too few rows are free."""
+def _finished(
+    decoder: Decoder,
+    waiting: list[_Row],
+    batch_size: int,
+    max_new_tokens: int,
+    stops: frozenset[int],
+    temperature: float,
+) -> Iterator[_Row]:
+    """Run all of ``waiting``, from its end, through the decoder; each row as soon as it is finished."""
+    rows: list[_Row] = []
+    while rows or waiting:
+        logits = [decoder.step([row.tokens[-1] for row in rows])] if rows else []
+        for group in _admitted(waiting, len(rows), batch_size):
+            first, hidden = decoder.prefill([row.prompt for row in group])
+            logits.append(first)
+            for row, z in zip(group, hidden.float().cpu().numpy(), strict=True):
+                row.hidden = z
+            rows += group
+        alive = []
+        for row, token in zip(rows, _choose(torch.cat(logits), temperature, [r.rng for r in rows]), strict=True):
+            if token in stops:
+                row.finish = "eos"
+            else:
+                row.tokens.append(token)
+            alive.append(token not in stops and len(row.tokens) < max_new_tokens)
+            if not alive[-1]:
+                yield row
+        if not all(alive):
+            order = _compacted(alive)
+            decoder.keep(order)
+            rows = [rows[i] for i in order]
+
+
+def _admitted(waiting: list[_Row], active: int, batch_size: int) -> Iterator[list[_Row]]:
+    """Groups of waiting prompts, longest first, that fill the free rows; none while only few rows are free."""
     free = min(batch_size - active, len(waiting))
     if active and free < min(len(waiting), max(1, batch_size // 8)):
         return
     while free:
-        size = max(1, min(free, _PREFILL_TOKENS // len(prompts[waiting[-1]])))
+        size = max(1, min(free, _PREFILL_TOKENS // len(waiting[-1].prompt)))
         yield [waiting.pop() for _ in range(size)]
         free -= size
 
 
-def _stream(seeds: Sequence[int] | None, index: int, temperature: float) -> np.random.Generator | None:
-    return np.random.default_rng(seeds[index]) if seeds is not None and temperature > 0 else None
-
-
 def _choose(logits: Tensor, temperature: float, rngs: Sequence[np.random.Generator | None]) -> list[int]:
-    """The next token of each row of logits (n, V): the likeliest, or one drawn by inverting the distribution function."""
+    """The next token of each row of logits (n, V): the likeliest, or one drawn by inverting the cumulative softmax."""
     if temperature == 0:
         # In fp32, as transformers does, so that ties are broken alike.
         greedy: list[int] = logits.float().argmax(-1).tolist()

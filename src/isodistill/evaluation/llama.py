@@ -1,14 +1,15 @@
-"""Decoding for Llama-like models, layer by layer: fused projections and a preallocated cache.
+"""Decoding for Llama-like models, layer by layer: fused and packed weights, a cache in place, a shared prefix.
 
-The same computation as transformers' ``LlamaForCausalLM`` (RMSNorm, rotary positions, grouped queries, SwiGLU), with what
-a decoder of many short rows needs: query, key and value in one product, gate and up in another, keys and values written in
-place, the logits of last positions only, and the tokens that all prompts begin with computed once.
+The same computation as transformers' ``LlamaForCausalLM`` (RMSNorm, rotary positions, grouped queries, SwiGLU), with
+what a batch of many short rows needs: query, key and value in one product, gate and up in another, keys and values
+written in place, the logits of last positions only, and the tokens that all prompts begin with computed once.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -17,22 +18,25 @@ from transformers import PreTrainedModel
 
 __all__ = ["LlamaDecoder", "why_not_llama"]
 
-_MODEL_TYPES = ("llama", "mistral", "qwen2")
+_CLASSES = ("LlamaForCausalLM", "MistralForCausalLM", "Qwen2ForCausalLM")
 _STATIC_ROPE = ("default", "linear", "llama3", "yarn")
+_BLOCK = 32
+"""The cache grows and shrinks by blocks of this many positions."""
+_CHUNK = 512
+"""Most positions of a prompt computed at once; bounds the attention scores to (n * n_heads, 512, length)."""
 
 
 def why_not_llama(model: PreTrainedModel) -> str | None:
     """Why ``LlamaDecoder`` cannot run this model; None when it can."""
     config = model.config
-    if type(model).__name__ not in ("LlamaForCausalLM", "MistralForCausalLM", "Qwen2ForCausalLM"):
-        return f"{type(model).__name__} is not one of {', '.join(_MODEL_TYPES)}"
+    if type(model).__name__ not in _CLASSES:
+        return f"{type(model).__name__} is not one of {', '.join(_CLASSES)}"
     if config.hidden_act != "silu":
         return f"its activation is {config.hidden_act}, not silu"
     if config.rope_parameters["rope_type"] not in _STATIC_ROPE:
         return f"its rotary embedding of type {config.rope_parameters['rope_type']} changes with the length"
-    if "sliding_attention" in (getattr(config, "layer_types", None) or ()) or (
-        config.model_type == "mistral" and config.sliding_window is not None
-    ):
+    sliding = "sliding_attention" in (getattr(config, "layer_types", None) or ())
+    if sliding or (config.model_type == "mistral" and config.sliding_window is not None):
         return "it has sliding-window attention"
     odd = {type(m).__name__ for name, m in model.named_modules() if name.endswith(("_proj", "lm_head"))} - {"Linear"}
     if odd:
@@ -40,150 +44,192 @@ def why_not_llama(model: PreTrainedModel) -> str | None:
     return None
 
 
-class _Layer:
-    """One decoder layer: fused weights, and keys and values (slots * n_kv, length, head_dim)."""
-
-    def __init__(self, layer: nn.Module, cache_shape: tuple[int, int, int]) -> None:
-        attention, mlp = layer.self_attn, layer.mlp
-        self.norm_1, self.norm_2 = layer.input_layernorm.weight, layer.post_attention_layernorm.weight
-        self.qkv = _fused(attention.q_proj, attention.k_proj, attention.v_proj)
-        self.o = _fused(attention.o_proj)
-        self.gate_up = _fused(mlp.gate_proj, mlp.up_proj)
-        self.down = _fused(mlp.down_proj)
-        # Zeros, not empty: masked positions are multiplied by 0, and 0 * NaN would be NaN.
-        self.k = self.norm_1.new_zeros(cache_shape)
-        self.v = self.norm_1.new_zeros(cache_shape)
-
-
 class LlamaDecoder:
-    """See ``Decoder``; a row lives in one slot of the cache, and rows 0..rows-1 are the active slots.
+    """See ``Decoder``; a row lives in one slot of the cache, and slots 0, 1, ... are the active rows.
+
+    Holds a packed copy of the linear weights, and keys and values of slots * n_kv * (longest row) * head_dim per layer.
 
     Args:
         model: a model for which ``why_not_llama`` is None.
         slots: most rows at a time.
-        max_length: most tokens in a row, prompt and answer.
         prefix: tokens that every prompt begins with; each prompt must be longer.
     """
 
-    def __init__(self, model: PreTrainedModel, slots: int, max_length: int, prefix: Sequence[int] = ()) -> None:
-        config = model.config
+    def __init__(self, model: PreTrainedModel, slots: int, prefix: Sequence[int] = ()) -> None:
+        config, body = model.config, model.model
         self._n_heads, self._n_kv = config.num_attention_heads, config.num_key_value_heads
         self._head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
         self._eps = config.rms_norm_eps
-        self._max_length = max_length
-        self._embedding, self._norm = model.model.embed_tokens.weight, model.model.norm.weight
+        self._slots, self._capacity = slots, 0
+        self._embedding, self._norm, self._rotary = body.embed_tokens.weight, body.norm.weight, body.rotary_emb
         self._device = self._embedding.device
-        self._layers = [_Layer(m, (slots * self._n_kv, max_length, self._head_dim)) for m in model.model.layers]
-        self._head = _fused(model.lm_head)
-        cos, sin = model.model.rotary_emb(self._embedding, torch.arange(max_length, device=self._device)[None])
-        half = self._head_dim // 2
-        self._cos = cos[0]
-        self._sin = torch.cat([-sin[0, :, :half], sin[0, :, half:]], dim=-1)
+        empty = self._embedding.new_zeros(slots * self._n_kv, 0, self._head_dim)
+        self._layers = [_Layer(layer, empty) for layer in body.layers]
+        self._head = _Linear(model.lm_head)
         self._lengths = torch.zeros(0, dtype=torch.long, device=self._device)
         self._prefix = len(prefix)
         if prefix:
-            self._run_prefix(prefix, slots)
+            self._share(prefix)
 
     def prefill(self, prompts: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
         """See ``Decoder.prefill``. Rows are padded on the right: what is cached beyond a row's end is never read."""
-        first, n, p = len(self._lengths), len(prompts), self._prefix
+        n, start = len(prompts), self._prefix
         lengths = torch.tensor([len(prompt) for prompt in prompts], device=self._device)
         width = int(lengths.max())
-        tokens = torch.tensor([[*prompt[p:], *[0] * (width - len(prompt))] for prompt in prompts], device=self._device)
-        hidden = self._forward(tokens, torch.arange(p, width, device=self._device).expand(n, -1), first, None)
+        tokens = torch.tensor([[*p[start:], *[0] * (width - len(p))] for p in prompts], device=self._device)
+        hidden = self._run(tokens, start, first=len(self._lengths))
         self._lengths = torch.cat([self._lengths, lengths])
-        last = self._rms_norm(hidden[torch.arange(n, device=self._device), lengths - p - 1], self._norm)
-        return F.linear(last, *self._head), last
+        last = self._rms_norm(hidden[torch.arange(n, device=self._device), lengths - start - 1], self._norm)
+        return self._head(last), last
 
-    def step(self, tokens: Tensor) -> Tensor:
+    def step(self, tokens: Sequence[int]) -> Tensor:
         """See ``Decoder.step``."""
         positions = self._lengths[:, None]
-        length = int(positions.max()) + 1
-        unseen = torch.arange(length, device=self._device) > positions
-        mask = torch.zeros(unseen.shape, dtype=self._cos.dtype, device=self._device).masked_fill_(unseen, -math.inf)
-        hidden = self._forward(tokens[:, None], positions, 0, mask)
+        self._fit(int(positions.max()) + 1)
+        # Over the whole capacity: the batched products copy a cache that is cut.
+        unseen = torch.arange(self._capacity, device=self._device) > positions
+        bias = self._bias(unseen).repeat_interleave(self._n_kv, 0)[:, None]
+        hidden = self._forward(torch.tensor(tokens, device=self._device)[:, None], positions, 0, bias)
         self._lengths = self._lengths + 1
-        return F.linear(self._rms_norm(hidden[:, 0], self._norm), *self._head)
+        return self._head(self._rms_norm(hidden[:, 0], self._norm))
 
     def keep(self, order: Sequence[int]) -> None:
         """See ``Decoder.keep``; only rows that change their slot are copied."""
-        for i, j in enumerate(order):
-            if i == j:
-                continue
-            to, of = slice(i * self._n_kv, (i + 1) * self._n_kv), slice(j * self._n_kv, (j + 1) * self._n_kv)
-            length = int(self._lengths[j])
-            for layer in self._layers:
-                layer.k[to, :length] = layer.k[of, :length]
-                layer.v[to, :length] = layer.v[of, :length]
-        self._lengths = self._lengths[torch.tensor(order, dtype=torch.long, device=self._device)]
-
-    def _run_prefix(self, prefix: Sequence[int], slots: int) -> None:
-        """Compute the common prefix in slot 0 and copy it to every slot, where it stays."""
-        positions = torch.arange(len(prefix), device=self._device)[None]
-        self._forward(torch.tensor([prefix], device=self._device), positions, 0, None)
+        moves = [(i, j) for i, j in enumerate(order) if i != j]
         for layer in self._layers:
             for cache in (layer.k, layer.v):
-                cache[self._n_kv :, : len(prefix)] = cache[: self._n_kv, : len(prefix)].repeat(slots - 1, 1, 1)
+                slots = cache.view(self._slots, -1)
+                for i, j in moves:
+                    slots[i] = slots[j]
+        self._lengths = self._lengths[torch.tensor(order, dtype=torch.long, device=self._device)]
 
-    def _forward(self, tokens: Tensor, positions: Tensor, first: int, mask: Tensor | None) -> Tensor:
-        """Hidden states (n, T, d) before the final norm of tokens (n, T) at ``positions``, in slots first..first+n-1.
+    def _share(self, prefix: Sequence[int]) -> None:
+        """Compute the common prefix in slot 0 and copy it to every slot, where it stays."""
+        self._run(torch.tensor([prefix], device=self._device), 0, first=0)
+        for layer in self._layers:
+            for cache in (layer.k, layer.v):
+                slots = cache.view(self._slots, -1)
+                slots[1:] = slots[0]
 
-        ``mask`` (n, length), 0 or -inf, says what one new token per row may see; without it every row holds the same
-        positions, and each sees all before it.
+    def _run(self, tokens: Tensor, start: int, first: int) -> Tensor:
+        """Hidden states (n, T, d) of tokens (n, T) at positions start, start + 1, ... of slots first, first + 1, ..."""
+        self._fit(start + tokens.shape[1])
+        hidden = []
+        for chunk in tokens.split(_CHUNK, dim=1):
+            positions = torch.arange(start, start + chunk.shape[1], device=self._device)
+            start += chunk.shape[1]
+            bias = self._bias(torch.arange(start, device=self._device) > positions[:, None])
+            bias = bias.repeat_interleave(self._n_heads // self._n_kv, 0)[None]
+            hidden.append(self._forward(chunk, positions.expand(len(chunk), -1), first, bias))
+        return torch.cat(hidden, dim=1)
+
+    def _forward(self, tokens: Tensor, positions: Tensor, first: int, bias: Tensor) -> Tensor:
+        """Hidden states (n, T, d), before the final norm, of tokens (n, T) at ``positions`` (n, T).
+
+        Row i is slot first + i. ``bias`` is added to the attention scores (n * n_kv, T * group, L) over the first L
+        cached positions; it broadcasts to their shape.
         """
         n, width = tokens.shape
         heads = torch.arange(first * self._n_kv, (first + n) * self._n_kv, device=self._device).view(n, 1, self._n_kv)
-        cells = (heads * self._max_length + positions[:, :, None]).flatten()
-        cos, sin = self._cos[positions][:, :, None], self._sin[positions][:, :, None]
-        rows = slice(first * self._n_kv, (first + n) * self._n_kv)
+        cells = (heads * self._capacity + positions[:, :, None]).flatten()
+        rows, length = slice(first * self._n_kv, (first + n) * self._n_kv), bias.shape[-1]
+        cos, sin = (x[positions][:, :, None] for x in (self._cos, self._sin))
         h = F.embedding(tokens, self._embedding)
-        if mask is None:
-            seen = torch.ones(width, int(positions[0, -1]) + 1, dtype=torch.bool, device=self._device)
-            seen = seen.tril(diagonal=int(positions[0, 0]))
-        else:
-            bias = mask.repeat_interleave(self._n_kv, 0)[:, None]
         for layer in self._layers:
-            x = self._rms_norm(h, layer.norm_1)
-            qkv = F.linear(x, *layer.qkv).view(n, width, -1, self._head_dim)
+            qkv = layer.qkv(self._rms_norm(h, layer.norm_1)).view(n, width, -1, self._head_dim)
             qk, v = qkv.split([self._n_heads + self._n_kv, self._n_kv], dim=2)
             qk = torch.addcmul(qk * cos, qk.roll(self._head_dim // 2, -1), sin)
             q, k = qk.split([self._n_heads, self._n_kv], dim=2)
             layer.k.view(-1, self._head_dim).index_copy_(0, cells, k.reshape(-1, self._head_dim))
             layer.v.view(-1, self._head_dim).index_copy_(0, cells, v.reshape(-1, self._head_dim))
-            if mask is None:
-                a = self._attend_prompt(q, layer.k[rows], layer.v[rows], seen)
-            else:
-                a = self._attend_token(q, layer.k[rows], layer.v[rows], bias)
-            h = h + F.linear(a.reshape(n, width, -1), *layer.o)
-            gate, up = F.linear(self._rms_norm(h, layer.norm_2), *layer.gate_up).chunk(2, dim=-1)
-            h = h + F.linear(F.silu(gate).mul_(up), *layer.down)
+            h = h + layer.o(self._attend(q, layer.k[rows, :length], layer.v[rows, :length], bias))
+            gate, up = layer.gate_up(self._rms_norm(h, layer.norm_2)).chunk(2, dim=-1)
+            h = h + layer.down(F.silu(gate).mul_(up))
         return h
 
-    def _attend_prompt(self, q: Tensor, k: Tensor, v: Tensor, seen: Tensor) -> Tensor:
-        """Attention (n, T, n_heads, head_dim) of T new tokens per row over ``seen`` (T, length)."""
-        n, length = len(q), seen.shape[1]
-        k, v = (x[:, :length].view(n, self._n_kv, length, self._head_dim) for x in (k, v))
-        return F.scaled_dot_product_attention(q.transpose(1, 2), k, v, attn_mask=seen, enable_gqa=True).transpose(1, 2)
+    def _attend(self, q: Tensor, k: Tensor, v: Tensor, bias: Tensor) -> Tensor:
+        """softmax(q k' / sqrt(head_dim) + bias) v, (n, T, n_heads * head_dim), of q (n, T, n_heads, head_dim).
 
-    def _attend_token(self, q: Tensor, k: Tensor, v: Tensor, bias: Tensor) -> Tensor:
-        """Attention (n, 1, n_heads, head_dim) of one token per row; ``bias`` (n * n_kv, 1, length).
-
-        Two batched products: twice as fast here as ``scaled_dot_product_attention``, which is made for long queries.
+        Two batched products, the queries of one group below each other: half the time of
+        ``scaled_dot_product_attention`` on a CPU, which is made for longer rows.
         """
-        length = bias.shape[2]
-        grouped = q.reshape(len(k), -1, self._head_dim)
-        scores = torch.baddbmm(bias, grouped, k[:, :length].transpose(1, 2), alpha=self._head_dim**-0.5)
-        return torch.bmm(scores.softmax(-1), v[:, :length]).view(q.shape)
+        n, width, _, _ = q.shape
+        grouped = q.unflatten(2, (self._n_kv, -1)).transpose(1, 2).reshape(n * self._n_kv, -1, self._head_dim)
+        scores = torch.baddbmm(bias, grouped, k.transpose(1, 2), alpha=self._head_dim**-0.5)
+        out = torch.bmm(scores.softmax(-1), v).view(n, self._n_kv, width, -1)
+        return out.transpose(1, 2).reshape(n, width, -1)
+
+    def _bias(self, unseen: Tensor) -> Tensor:
+        """-inf where a position must not be seen, else 0."""
+        return torch.zeros(unseen.shape, dtype=self._embedding.dtype, device=self._device).masked_fill_(
+            unseen, -math.inf
+        )
 
     def _rms_norm(self, x: Tensor, weight: Tensor) -> Tensor:
         """x / rms(x) in fp32, times the weight in the model's dtype; the order of roundings is transformers'."""
         y = x.float()
         return weight * (y * torch.rsqrt(y.pow(2).mean(-1, keepdim=True) + self._eps)).to(x.dtype)
 
+    def _fit(self, length: int) -> None:
+        """Give the cache room for ``length`` positions and all active rows; take back what is more than twice as much."""
+        longest = max([length, *self._lengths.tolist()])
+        wanted = -(-longest // _BLOCK) * _BLOCK
+        if wanted <= self._capacity <= 2 * wanted:
+            return
+        kept, self._capacity = min(self._capacity, wanted), wanted
+        for layer in self._layers:
+            layer.k, layer.v = _resized(layer.k, kept, wanted), _resized(layer.v, kept, wanted)
+        cos, sin = self._rotary(self._embedding, torch.arange(wanted, device=self._device)[None])
+        half = self._head_dim // 2
+        self._cos, self._sin = cos[0], torch.cat([-sin[0, :, :half], sin[0, :, half:]], dim=-1)
 
-def _fused(*linears: nn.Linear) -> tuple[Tensor, Tensor | None]:
-    """Weight and bias of linear layers with one input, one below the other."""
-    weight = torch.cat([m.weight for m in linears]) if len(linears) > 1 else linears[0].weight
-    if all(m.bias is None for m in linears):
-        return weight, None
-    return weight, torch.cat([m.weight.new_zeros(m.out_features) if m.bias is None else m.bias for m in linears])
+
+class _Layer:
+    """One decoder layer: its weights, and its keys and values (slots * n_kv, capacity, head_dim)."""
+
+    def __init__(self, layer: Any, cache: Tensor) -> None:
+        attention, mlp = layer.self_attn, layer.mlp
+        self.norm_1, self.norm_2 = layer.input_layernorm.weight, layer.post_attention_layernorm.weight
+        self.qkv = _Linear(attention.q_proj, attention.k_proj, attention.v_proj)
+        self.o = _Linear(attention.o_proj)
+        self.gate_up = _Linear(mlp.gate_proj, mlp.up_proj)
+        self.down = _Linear(mlp.down_proj)
+        self.k = self.v = cache
+
+
+class _Linear:
+    """Linear layers with one input as one product, the weights packed for the CPU where torch can."""
+
+    def __init__(self, *linears: nn.Linear) -> None:
+        weights: list[Tensor] = [m.weight for m in linears]
+        biases: list[Tensor] = [m.weight.new_zeros(m.out_features) if m.bias is None else m.bias for m in linears]
+        self._weight = torch.cat(weights) if len(weights) > 1 else weights[0]
+        self._bias = None if all(m.bias is None for m in linears) else torch.cat(biases)
+        self._packed = _can_pack(self._weight)
+        if self._packed:
+            self._weight = torch.ops.mkldnn._reorder_linear_weight(self._weight.detach(), 64)
+
+    def __call__(self, x: Tensor) -> Tensor:
+        if self._packed:
+            out: Tensor = torch.ops.mkldnn._linear_pointwise(x, self._weight, self._bias, "none", [], "")
+            return out
+        return F.linear(x, self._weight, self._bias)
+
+
+def _can_pack(weight: Tensor) -> bool:
+    """Packing spares a reordering in every product: 1.2 times faster with 64 rows, 2 times with 16, in bf16 and fp32.
+
+    The two operators are those torch's compiler uses; they are not public, so a torch without them is served as well.
+    """
+    if weight.device.type != "cpu" or not hasattr(torch.ops.mkldnn, "_linear_pointwise"):
+        return False
+    if weight.dtype == torch.bfloat16:
+        return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+    return weight.dtype == torch.float32
+
+
+def _resized(cache: Tensor, kept: int, length: int) -> Tensor:
+    """The first ``kept`` positions in a cache of ``length``; the rest is 0, since a masked NaN would still be NaN."""
+    resized = cache.new_zeros(len(cache), length, cache.shape[2])
+    resized[:, :kept] = cache[:, :kept]
+    return resized

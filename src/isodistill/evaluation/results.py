@@ -204,11 +204,10 @@ def _differences(baselines: list[Split], methods: list[Split], resamples: int, s
 
 
 def _mcnemar(baseline: Split, method: Split) -> dict[str, Any] | None:
-    complete = baseline.sets.complete
-    if not complete.any():
+    if not baseline.sets.complete.any():
         return None
     solved = [
-        solved_sets([record.outcome == "correct" for record in split.records], split.sets)[0][complete]
+        solved_sets([record.outcome == "correct" for record in split.records], split.sets)[0]
         for split in (baseline, method)
     ]
     return mcnemar(*solved)._asdict()

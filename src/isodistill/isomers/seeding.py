@@ -13,5 +13,4 @@ def seeded_rng(*key: int | str) -> random.Random:
 
     The key is hashed (SHA-256), so streams of neighbouring seeds or indices have nothing in common.
     """
-    text = "\x1f".join(f"{type(part).__name__}:{part}" for part in key)
-    return random.Random(int.from_bytes(hashlib.sha256(text.encode()).digest()))
+    return random.Random(int.from_bytes(hashlib.sha256(repr(key).encode()).digest()))

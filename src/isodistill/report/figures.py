@@ -52,9 +52,9 @@ def overview_figure(claims: Sequence[text.Claim]) -> str | None:
         for claim in claims
         if claim.difference is not None
     ]
-    return (
-        plots.differences(rows, name="overview", title="Differences in accuracy with 95 % intervals") if rows else None
-    )
+    if not rows:
+        return None
+    return plots.differences(rows, name="overview", title="Differences in accuracy with 95 % intervals")
 
 
 def domain_order(study: Study, split: str) -> list[str]:
@@ -71,7 +71,7 @@ def accuracy_figure(study: Study, split: str) -> Figure:
         numbers = {d: estimate(side.splits.get(split) or {}, "acc_by_domain", d) for d in domains}
         series.append((side.label, side.role, {d: e for d, e in numbers.items() if e is not None}))
     title = f"Accuracy per domain: {text.split_title(split)}"
-    svg = plots.accuracies(domains, series, name=f"accuracy-{split}", title=title)
+    svg = plots.accuracies(domains, series, name=f"accuracy-{study.splits.index(split)}", title=title)
     return Figure("Accuracy per domain", svg, "Dots are accuracies, lines their 95 % intervals. Weakest domain first.")
 
 
@@ -83,7 +83,7 @@ def difference_figure(study: Study, split: str) -> Figure | None:
         return None
     contrast = "After minus before" if study.baseline is None else f"{study.label} minus {study.baseline_label}"
     title = f"Difference per domain: {contrast}, {text.split_title(split)}"
-    svg = plots.differences(rows, name=f"difference-{split}", title=title)
+    svg = plots.differences(rows, name=f"difference-{study.splits.index(split)}", title=title)
     caption = f"{contrast}, on the same problems. Right of 0 is better; a line that crosses 0 is no clear difference."
     return Figure("Difference per domain", svg, caption)
 
@@ -91,13 +91,11 @@ def difference_figure(study: Study, split: str) -> Figure | None:
 def consistency_figures(study: Study) -> list[Figure]:
     """Accuracy beside the LCS ratio, one panel per split that has both."""
     figures = []
-    for split in study.splits:
+    for i, split in enumerate(study.splits):
         points = _consistency_points(study, split)
         if points:
             title = text.split_title(split)
-            svg = plots.accuracy_consistency(
-                points, name=f"consistency-{split}", title=f"Accuracy and LCS ratio: {title}"
-            )
+            svg = plots.accuracy_consistency(points, name=f"consistency-{i}", title=f"Accuracy and LCS ratio: {title}")
             figures.append(Figure(title, svg, "Up and to the left is better: more right answers, closer isomers."))
     return figures
 
@@ -105,13 +103,12 @@ def consistency_figures(study: Study) -> list[Figure]:
 def _consistency_points(study: Study, split: str) -> list[tuple[str, str, float, Estimate]]:
     numbers = [(side.label, side.role, side.splits.get(split) or {}) for side in study.sides]
     shown = {run.results["recipe_hash"] for _, run in study.runs}
-    for results in study.all_results:
-        if results["recipe_hash"] not in shown:
-            numbers += [
-                (side.label, side.role, results["splits"].get(split) or {})
-                for side, (_, run) in zip([s for s in study.sides if s.role != "before"], study.runs, strict=True)
-                if run.results["method"] == results["method"]
-            ]
+    labels = {run.results["method"]: label for label, run in study.runs}
+    roles = {side.label: side.role for side in study.sides}
+    for results in study.all_results:  # the other seeds
+        label = labels.get(results["method"])
+        if label is not None and results["recipe_hash"] not in shown:
+            numbers.append((label, roles[label], results["splits"].get(split) or {}))
     found = [(label, role, entry.get("lcs_ratio"), estimate(entry, "acc_macro")) for label, role, entry in numbers]
     return [(label, role, ratio, acc) for label, role, ratio, acc in found if ratio is not None and acc is not None]
 
@@ -119,7 +116,7 @@ def _consistency_points(study: Study, split: str) -> list[tuple[str, str, float,
 def training_figures(study: Study) -> list[Figure]:
     """Loss, loss per domain, gradient norm, and what the mask did."""
     figures = []
-    roles = dict(zip([label for label, _ in study.runs][::-1], ("method", "baseline"), strict=False))
+    roles = {side.label: side.role for side in study.sides}
     for key, title in (("loss", "Training loss"), ("grad_norm", "Gradient norm")):
         series = {label: _curve(run.metrics, key) for label, run in study.runs}
         shown = {label: curve for label, curve in series.items() if curve[0]}

@@ -8,7 +8,7 @@ from itertools import product
 from typing import TypeAlias
 
 from isodistill.isomers.check.parsed import Parsed
-from isodistill.isomers.check.reading import sentences
+from isodistill.isomers.check.reading import has, sentences
 
 __all__ = ["parse"]
 
@@ -65,15 +65,15 @@ def _statement(text: str) -> Statement | None:
         if opening := re.match(pattern + " ", text):
             kind, rest = quantifier, text[opening.end() :]
             break
-    parts = _CLASSING.split(rest, maxsplit=1)
-    if len(parts) != 2 or re.search(r"\b(?:not|never)\b|n't", text):
+    verb = _CLASSING.search(rest)
+    if verb is None or has(text, "not|never"):
         return None
-    x, y = parts
+    x, y = rest[: verb.start()], rest[verb.end() :]
     if kind == "only":
         return _keyed("all", y, x)
-    if kind == "is" and re.search(r"\bare (?:all|always)\b", text):
-        return _keyed("all", x, y)
-    return _keyed(kind, x.rstrip(",").split()[-1] if kind == "is" else x, y)
+    if kind != "is" or has(verb.group(), "all|always"):
+        return _keyed("all" if kind == "is" else kind, x, y)
+    return None if has(verb.group(), "are") else _keyed("is", x.rstrip(",").split()[-1], y)
 
 
 def _keyed(kind: str, x: str, y: str) -> Statement | None:

@@ -6,17 +6,18 @@ import re
 
 __all__ = ["GROW", "SHRINK", "has", "numbers", "product", "sentences"]
 
+# Words and phrases that say that a quantity grows or shrinks, as alternatives of a regular expression.
 GROW = (
-    "adds?|added|more|another|extra|additional|further|new|increased?|increases?|hatch|arrives?|appears?|brings?|"
-    "credits?|inserts?|introduces?|lends?|donates?|supplies|contributes?|attached|loaded|come in|come up|receives?|"
-    "requests|lengthened|gains?|are born|to the right"
+    "added|additional|adds?|another|appears?|are born|arrives?|attached|brings?|come in|come up|contributes?|"
+    "credits?|donates?|extra|further|gains?|hatch|increased?|increases?|inserts?|introduces?|lends?|lengthened|"
+    "loaded|more|new|receives?|requests|supplies|to the right"
 )
 SHRINK = (
-    "fewer|less|subtracts?|subtracted|decreased?|back|cut off|injected|used|uses?|(?<!-)off|cancels?|cancelled|withdraws?|withdrawn|"
-    "strikes?|struck|repeals?|excludes?|discarded|discards?|removes?|drained|evaporate|dies?|releases?|thrown|throws|"
-    "eats?|eaten|takes out|takes away|take away|not count|loses?|shortened|go home|charges?|deducts?|sells?|costs?|"
-    "deleted|deletes|erased?|crossed|drops?|destroys?|digs up|rot|gives away|kills?|unloads?|unloaded|leave|"
-    "shipped|sent|to the left"
+    "back|cancelled|cancels?|charges?|costs?|crossed|cut off|decreased?|deducts?|deleted|deletes|destroys?|dies?|"
+    "digs up|discarded|discards?|drained|drops?|eaten|eats?|erased?|evaporate|excludes?|fewer|gives away|go home|"
+    "injected|kills?|leave|less|loses?|not count|(?<!-)off|releases?|removes?|repeals?|rot|sells?|sent|shipped|"
+    "shortened|strikes?|struck|subtracted|subtracts?|take away|takes away|takes out|thrown|throws|to the left|"
+    "unloaded|unloads?|used|uses?|withdrawn|withdraws?"
 )
 
 _TIME = "second|minute|hour|day|night|week|month|year"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 
 from isodistill.data.rows import AnswerType
-from isodistill.isomers.families.numeric import Step, either, numbers, sound, step
+from isodistill.isomers.families.numeric import Step, either, limit_for, numbers, sound, step
 from isodistill.isomers.family import Problem, Telling
 from isodistill.isomers.stories.comparison import STORIES, Story
 
@@ -39,8 +39,6 @@ SHAPES: dict[int, tuple[tuple[str, ...], ...]] = {
         ("mulsub", "mul", "smaller"),
     ),
 }
-LIMIT = {1: 120, 2: 160, 3: 240}
-"""Largest number on the way, by difficulty."""
 SIGNS = {"add": "+", "sub": "-"}
 
 
@@ -63,7 +61,7 @@ class Comparison:
 
     def draw(self, shape: tuple[str | int, ...], rng: random.Random) -> Problem:
         """Numbers for a structure; both outcomes of the comparison are equally likely."""
-        limit = next(LIMIT[difficulty] for difficulty, shapes in SHAPES.items() if shape in shapes)
+        limit = limit_for(shape, SHAPES)
         above = rng.random() < 0.5
         while True:
             drawn = _draw(shape, rng)

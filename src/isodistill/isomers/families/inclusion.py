@@ -15,7 +15,7 @@ from isodistill.data.rows import AnswerType
 from isodistill.isomers.families.graphs import LAYOUTS, Edge, path, reachable, two_chains
 from isodistill.isomers.family import Problem, Telling
 from isodistill.isomers.stories.inclusion import SCENES, Scene
-from isodistill.isomers.stories.sentences import capitalise
+from isodistill.isomers.stories.sentences import article, capitalise
 
 __all__ = ["Inclusion"]
 
@@ -170,8 +170,8 @@ def _rationale(problem: Problem, told: _Told) -> str:
         known = _as_clues([*reachable(_inside(problem), x), *reachable(_inside(problem), y)])
         return _steps(told, known) + " Nothing keeps the two apart, so it does not follow."
     known = _as_clues(reachable(_inside(problem), x))
-    last = told.kinds[known[-1][2]]
-    return _steps(told, known) + f" Nothing links {last.many} to {told.kinds[y].many}, so it does not follow."
+    last = article(told.kinds[known[-1][2]].name)
+    return _steps(told, known) + f" But {last} need not be {told.kinds[y].one}, so it does not follow."
 
 
 def _steps(told: _Told, clues: list[Clue]) -> str:

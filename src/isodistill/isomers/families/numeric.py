@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import operator
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from isodistill.isomers.family import Problem
 
-__all__ = ["Step", "either", "numbers", "sound", "step"]
+__all__ = ["LIMIT", "Step", "either", "limit_for", "numbers", "sound", "step"]
+
+LIMIT = {1: 120, 2: 240, 3: 400}
+"""Largest number on the way to an answer, by difficulty: the student reads numbers digit by digit (our choice)."""
 
 _OPERATIONS = {"x": operator.mul, "/": operator.floordiv, "+": operator.add, "-": operator.sub}
 _VERBS = {"x": "Multiply", "/": "Divide", "+": "Add", "-": "Subtract"}
@@ -30,6 +33,14 @@ class Step(NamedTuple):
 def step(left: int, op: str, right: int) -> Step:
     """The equation of one operation: x, /, + or -; a division is rounded down (`sound` refuses those with a rest)."""
     return Step(left, op, right, _OPERATIONS[op](left, right))
+
+
+def limit_for(shape: tuple[str | int, ...], shapes: Mapping[int, Sequence[tuple[str | int, ...]]]) -> int:
+    """The largest number that a problem of this shape may need; ValueError for a shape that no difficulty has."""
+    for difficulty, known in shapes.items():
+        if shape in known:
+            return LIMIT[difficulty]
+    raise ValueError(f"no shape {shape}; the family has {[known for level in shapes.values() for known in level]}")
 
 
 def sound(steps: Iterable[Step], limit: int) -> bool:

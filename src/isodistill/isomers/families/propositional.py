@@ -102,12 +102,21 @@ def _clause(scene: Scene, literal: Literal, events: list[int]) -> str:
 
 
 def _say(scene: Scene, clue: Clue, events: list[int], rng: random.Random) -> str:
-    """One clue as a sentence; "unless" is used only where it takes a negation away."""
+    """One clue as a sentence, in any of the scene's ways that reads clearly."""
     kind, p, q = clue
-    rules = [rule for rule in scene.rules if "{np}" not in rule or not p[1]]
+    rules = [rule for rule in scene.rules if _reads_clearly(rule, p, q)]
     template = {"if": rng.choice(rules), "or": scene.either, "fact": scene.fact}[kind]
     words = {"p": _clause(scene, p, events), "q": _clause(scene, q, events), "np": _clause(scene, _opposite(p), events)}
     return capitalise(template.format(**words))
+
+
+def _reads_clearly(rule: str, p: Literal, q: Literal) -> bool:
+    """ "Unless" must take a negation away, and no "not" may stand before "only if" or "whenever"."""
+    if "{np}" in rule:
+        return not p[1]
+    if rule.startswith("{p} only"):
+        return p[1]
+    return q[1] or not rule.startswith("{q} whenever")
 
 
 def _rationale(problem: Problem, scene: Scene, events: list[int]) -> str:

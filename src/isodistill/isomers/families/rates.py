@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 
 from isodistill.data.rows import AnswerType
-from isodistill.isomers.families.numeric import Step, numbers, sound, step
+from isodistill.isomers.families.numeric import Step, limit_for, numbers, sound, step
 from isodistill.isomers.family import Problem, Telling
 from isodistill.isomers.stories.rates import STORIES
 
@@ -42,8 +42,6 @@ SHAPES: dict[int, tuple[tuple[str, ...], ...]] = {
         ("mul", "sub", "add", "mul"),
     ),
 }
-LIMIT = {1: 120, 2: 240, 3: 400}
-"""Largest number on the way, by difficulty: the student reads numbers digit by digit."""
 SIGNS = {"mul": "x", "div": "/", "add": "+", "sub": "-", "addmul": "+", "submul": "-"}
 
 
@@ -64,7 +62,7 @@ class Rates:
 
     def draw(self, shape: tuple[str | int, ...], rng: random.Random) -> Problem:
         """Numbers for a structure; all results are whole, within the limit, and the answer is not among the numbers."""
-        limit = next(LIMIT[difficulty] for difficulty, shapes in SHAPES.items() if shape in shapes)
+        limit = limit_for(shape, SHAPES)
         while True:
             drawn = [n for position, op in enumerate(shape) for n in _operands(op, position == 0, rng)]
             problem = Problem(self.name, shape, {"numbers": tuple(drawn)})

@@ -6,7 +6,7 @@ import random
 from collections.abc import Iterator
 
 from isodistill.data.rows import AnswerType
-from isodistill.isomers.families.numeric import Step, numbers, sound, step
+from isodistill.isomers.families.numeric import Step, limit_for, numbers, sound, step
 from isodistill.isomers.family import Problem, Telling
 from isodistill.isomers.stories.schedule import STORIES, UNITS, Story
 
@@ -19,8 +19,6 @@ SHAPES: dict[int, list[tuple[str, ...]]] = {
     3: [(*chain, asked) for chain in (("both", "gap"), ("both", "lap")) for asked in _ALL]
     + [("run", "then", "gap", "end"), ("run", "lap", "gap", "end")],
 }
-LIMIT = {1: 120, 2: 150, 3: 200}
-"""Largest number on the way, by difficulty."""
 POINT = {"minute": "at minute", "hour": "at hour", "day": "on day", "unit": "at"}
 
 
@@ -43,18 +41,17 @@ class Schedule:
 
     def draw(self, shape: tuple[str | int, ...], rng: random.Random) -> Problem:
         """Numbers for a structure; all results are within the limit, and the answer is not among the numbers."""
-        limit = next(LIMIT[difficulty] for difficulty, shapes in SHAPES.items() if shape in shapes)
+        limit = limit_for(shape, SHAPES)
         asked = shape[-1]
         while True:
             chain = [n for link in shape[:-1] for n in _durations(link, rng)]
             start = [] if asked == "begin" else [rng.randint(2, 50)]
-            known = [] if asked == "end" else [rng.randint(20, limit)]
+            known = [] if asked == "end" else [rng.randint(20, min(limit, 180))]
             drawn = (*start, *chain, *known)
             problem = Problem(self.name, shape, {"numbers": drawn})
             steps = _steps(problem)
-            if shape[0] == "both" and chain[0] == chain[1]:
-                continue
-            if sound(steps, limit) and steps[-1].result not in drawn:
+            even = shape[0] == "both" and chain[0] == chain[1]
+            if not even and sound(steps, limit) and steps[-1].result not in drawn:
                 return problem
 
     def solve(self, problem: Problem) -> str:

@@ -6,7 +6,7 @@ import math
 import random
 
 from isodistill.data.rows import AnswerType
-from isodistill.isomers.families.numeric import Step, either, numbers, sound, step
+from isodistill.isomers.families.numeric import Step, either, limit_for, numbers, sound, step
 from isodistill.isomers.family import Problem, Telling
 from isodistill.isomers.stories.sharing import STORIES, Story
 
@@ -43,8 +43,6 @@ SHAPES: dict[int, tuple[tuple[str | int, ...], ...]] = {
         (3, "first", "difference"),
     ),
 }
-LIMIT = {1: 120, 2: 200, 3: 300}
-"""Largest number on the way, by difficulty."""
 PLACES = ("first", "second", "third")
 
 
@@ -66,7 +64,7 @@ class Sharing:
 
     def draw(self, shape: tuple[str | int, ...], rng: random.Random) -> Problem:
         """Numbers for a structure; all results are whole, within the limit, and the answer is not among the numbers."""
-        limit = next(LIMIT[difficulty] for difficulty, shapes in SHAPES.items() if shape in shapes)
+        limit = limit_for(shape, SHAPES)
         parts, given, _ = shape
         while True:
             ratio = rng.sample(range(2, 10), int(parts))

@@ -57,7 +57,7 @@ SCENES: dict[str, tuple[Scene, ...]] = {
                 "K: be prime; L: be even; M: be negative; N: be rational; "
                 "P: be perfect; Q: be square; R: be odd; S: be irrational"
             ),
-            "Eight integers are linked in a puzzle.",
+            "Several integers are linked in a puzzle.",
             IF_LAST,
             "{p}, or {q}.",
             "A hint says that {p}.",
@@ -267,7 +267,7 @@ SCENES: dict[str, tuple[Scene, ...]] = {
                 "Axton: default; Burrell: invest; Calder: borrow; Drexel: merge; "
                 "Elkin: expand; Forsyth: sell; Garner: be audited; Hadley: pay"
             ),
-            "Eight firms watch one another closely.",
+            "Rival firms watch one another closely.",
             IF_LAST,
             "Either {p} or {q}.",
             "In May {p}.",
@@ -313,7 +313,7 @@ SCENES: dict[str, tuple[Scene, ...]] = {
                 "Altan: flare; Berul: be dim; Cirra: pulse; Dessa: be eclipsed; "
                 "Erkan: fade; Fumal: flicker; Gordia: set; Hatsya: be bright"
             ),
-            "A catalogue says how eight stars behave.",
+            "A catalogue says how certain stars behave.",
             WHENEVER,
             "{p}, or {q}.",
             "Just now {p}.",

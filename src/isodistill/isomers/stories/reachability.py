@@ -186,8 +186,8 @@ SCENES: dict[str, tuple[Scene, ...]] = {
         ),
         Scene(
             _nodes("dorans kelts marits ondas piastols rintas talvers zecks"),
-            "At an exchange office, only these currencies can be swapped.",
-            ("{a} can be swapped for {b}.", "{b} can be bought with {a}."),
+            "At an exchange office, currencies can be changed only in these ways.",
+            ("{a} can be changed into {b}.", "{b} can be bought with {a}."),
             "Can a traveller who holds only {a} obtain {b} there?",
             ("{a} can become {b}", "{a} cannot become {b}"),
         ),
@@ -247,7 +247,7 @@ SCENES: dict[str, tuple[Scene, ...]] = {
             ("the roads lead from {a} to {b}", "the roads do not lead from {a} to {b}"),
         ),
         Scene(
-            _nodes("unloading sorting labelling weighing packing stacking scanning dispatch"),
+            _nodes("unloading sorting labelling weighing inspection stacking scanning taping"),
             "At a depot, every task that has to wait for another is listed, and there are no others.",
             ("{b} waits for {a}.", "{b} cannot start before {a}."),
             "Does {a} have to be done before {b} can begin?",

@@ -1,0 +1,67 @@
+"""Two gloo processes give what one process gives: each sees half of the sets of every step."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from transformers import PreTrainedTokenizerFast
+
+from isodistill.data.load import write_rows
+from isodistill.data.rows import Row
+
+pytestmark = pytest.mark.distributed
+
+WORKER = Path(__file__).with_name("worker.py")
+
+
+def launch(folder: Path, name: str, processes: int, **settings: Any) -> list[dict[str, torch.Tensor]]:
+    file = folder / f"{name}.json"
+    file.write_text(json.dumps({"output_dir": str(folder / name), "seed": 3, **settings}))
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"]
+    done = subprocess.run(
+        [*launcher, str(WORKER), str(file)],
+        env=os.environ | {"OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "1"},
+        capture_output=True, text=True, timeout=300, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-3000:]
+    return [load_file(folder / f"weights-{name}-{rank}.safetensors") for rank in range(processes)]
+
+
+@pytest.mark.parametrize(
+    "method",
+    [
+        {"method": "erm"},
+        {"method": "erm_pooled"},
+        {"method": "iga"},
+        {"method": "iga", "alignment": {"name": "iga", "space": "weight"}},
+    ],
+    ids=["erm", "erm_pooled", "iga-factor", "iga-weight"],
+)
+def test_two_ranks_equal_one(tmp_path: Path, tokenizer: PreTrainedTokenizerFast, method: dict[str, Any]) -> None:
+    rows = [
+        Row(
+            id=f"{s}/{d}", prompt=f"In {d}, add {s} and {k}.", completion=f"{s} + {k} = {s + k}. " * (1 + (s + k) % 3),
+            answer=str(s + k), answer_type="number", set_id=f"{s}", domain=d,
+        )
+        for s in range(8)
+        for k, d in enumerate(("law", "mathematics", "medicine"))
+    ]  # fmt: skip
+    write_rows(tmp_path / "rows.jsonl", rows)
+    tokenizer.save_pretrained(tmp_path / "tokenizer")
+    common = {"max_steps": 4, "learning_rate": 1e-2, "save_steps": 2, **method}
+    (alone,) = launch(tmp_path, "alone", 1, sets_per_batch=2, **common)
+    first, second = launch(tmp_path, "both", 2, sets_per_batch=1, **common)
+    for name, value in alone.items():
+        assert torch.equal(first[name], second[name]), f"ranks disagree on {name}"
+        torch.testing.assert_close(first[name], value, rtol=1e-3, atol=2e-5)
+    assert sorted(p.name for p in (tmp_path / "both" / "checkpoints").iterdir()) == ["checkpoint-2", "checkpoint-4"]
+    lines = (tmp_path / "both" / "metrics.jsonl").read_text().splitlines()
+    assert [json.loads(line)["step"] for line in lines if "loss" in json.loads(line)] == [1, 2, 3, 4]

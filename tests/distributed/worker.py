@@ -1,0 +1,46 @@
+"""Trains a tiny student in the process group that the launcher made, and saves what process 0 ends with."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import torch
+from peft import LoraConfig
+from safetensors.torch import save_file
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+from isodistill import DistillConfig, DistillTrainer
+from isodistill.data.load import load_rows
+
+
+def main(settings: Path) -> None:
+    """Read the settings file that the test wrote, train, save ``weights.safetensors`` beside it."""
+    given = json.loads(settings.read_text())
+    torch.set_num_threads(1)
+    tokenizer = PreTrainedTokenizerFast.from_pretrained(settings.parent / "tokenizer")
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=len(tokenizer), hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4,
+        num_key_value_heads=2, max_position_embeddings=512, bos_token_id=None,
+        eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id,
+    )  # fmt: skip
+    trainer = DistillTrainer(
+        LlamaForCausalLM(config),
+        args=DistillConfig(use_cpu=True, bf16=False, disable_tqdm=True, logging_steps=1, **given),
+        train_dataset=load_rows(settings.parent / "rows.jsonl").rows,
+        processing_class=tokenizer,
+        peft_config=LoraConfig(r=4, lora_alpha=8, target_modules="all-linear", task_type="CAUSAL_LM"),
+    )
+    generator = torch.Generator().manual_seed(1)
+    for name, p in trainer.model.named_parameters():
+        if "lora_B" in name:
+            p.data = 0.05 * torch.randn(p.shape, generator=generator)
+    trainer.train()
+    ranked = {n: p.detach().clone() for n, p in trainer.model.named_parameters() if p.requires_grad}
+    save_file(ranked, settings.with_name(f"weights-{settings.stem}-{trainer.args.process_index}.safetensors"))
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))
