@@ -5,16 +5,36 @@ from __future__ import annotations
 import shlex
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 from isodistill.errors import UserError
 
 __all__ = ["app", "main"]
 
+
+class _Verbs(TyperGroup):
+    """The verbs, with one clear paragraph for what the user can mend and a traceback only with --debug."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run the verb; what it raises is shown here, for typer would end Ctrl-C without a word."""
+        try:
+            return super().invoke(ctx)
+        except UserError as error:
+            if ctx.params["debug"]:
+                raise
+            typer.echo(f"error: {error}", err=True)
+            raise typer.Exit(2) from None
+        except KeyboardInterrupt as stop:
+            typer.echo(f"\n{stop or 'Stopped; the same command goes on from here.'}", err=True)
+            raise typer.Exit(130) from None
+
+
 app = typer.Typer(
     name="isodistill",
+    cls=_Verbs,
     help="Distil reasoning into small LoRA students so that it holds when the surface of a problem changes.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
@@ -33,7 +53,7 @@ OutOption = Annotated[Path | None, typer.Option("--out", help="Run folder; defau
 def _options(
     debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
 ) -> None:
-    """Read by ``main``, which decides how errors are shown."""
+    """Read by ``_Verbs``, which shows the errors."""
 
 
 @app.command()
@@ -52,31 +72,36 @@ def demo(
 @app.command()
 def run(recipe: RecipeArg, out: OutOption = None, overrides: SetOption = None) -> None:
     """Walk the whole way of a recipe; finished steps are skipped, interrupted ones go on."""
-    from isodistill.pipeline import run_recipe
     from isodistill.recipe import load_recipe
 
     loaded = load_recipe(recipe, overrides or [])
+    from isodistill.pipeline import run_recipe  # takes seconds; a slip in the recipe is told at once
+
     _done(run_recipe(loaded, out or Path("runs") / recipe.stem, _command()))
 
 
 @app.command()
 def train(recipe: RecipeArg, out: OutOption = None, overrides: SetOption = None) -> None:
     """Problems and training only; the adapter is in RUN/student."""
-    from isodistill.pipeline import train_run
     from isodistill.recipe import load_recipe
 
-    folder = out or Path("runs") / recipe.stem
-    train_run(load_recipe(recipe, overrides or []), folder)
+    loaded, folder = load_recipe(recipe, overrides or []), out or Path("runs") / recipe.stem
+    from isodistill.pipeline import train_run
+
+    train_run(loaded, folder)
     typer.echo(f"student: {folder / 'student'}")
 
 
 @app.command()
 def evaluate(run: RunArg, overrides: SetOption = None) -> None:
     """Answer the test problems of a run folder before and after training, and write results.json."""
-    from isodistill.pipeline import evaluate_run, write_results
     from isodistill.recipe import load_recipe
 
+    if not (run / "recipe.yaml").is_file():
+        raise UserError(f"{run} is no run folder: it has no recipe.yaml. `isodistill train recipe.yaml` makes one.")
     recipe = load_recipe(run / "recipe.yaml", overrides or [])
+    from isodistill.pipeline import evaluate_run, write_results
+
     evaluate_run(recipe, run)
     results = write_results(recipe, run)
     for split, numbers in results["splits"].items():
@@ -165,20 +190,9 @@ def isomers_import(
 
 
 def main() -> None:
-    """Entry point: one clear paragraph for what the user can mend, a traceback only with --debug."""
-    debug = "--debug" in sys.argv[1:]
-    try:
-        app()
-    except UserError as error:
-        if debug:
-            raise
-        typer.echo(f"error: {error}", err=True)
-        raise SystemExit(2) from None
-    except KeyboardInterrupt as stop:
-        if debug:
-            raise
-        typer.echo(f"\n{stop or 'Stopped; the same command goes on from here.'}", err=True)
-        raise SystemExit(130) from None
+    """Entry point; --debug may stand before or after the verb."""
+    arguments = [argument for argument in sys.argv[1:] if argument != "--debug"]
+    app(args=["--debug", *arguments] if "--debug" in sys.argv[1:] else arguments)
 
 
 def _listed(text: str) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, asdict, dataclass, field, fields, is_dataclass
 from difflib import get_close_matches
@@ -14,6 +15,20 @@ import yaml
 from isodistill.errors import UserError
 
 __all__ = ["Cue", "Evaluate", "Isomers", "Recipe", "Split", "dump_recipe", "load_recipe", "parse_recipe"]
+
+
+class _Loader(yaml.SafeLoader):
+    """Reads 1e-3 as the number that people mean; YAML 1.1 takes it for text."""
+
+
+class _Dumper(yaml.SafeDumper):
+    """Puts quotes around text that ``_Loader`` would take for a number."""
+
+
+for _kind in (_Loader, _Dumper):
+    _kind.add_implicit_resolver(
+        "tag:yaml.org,2002:float", re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"), list("-+.0123456789")
+    )
 
 
 @dataclass(frozen=True)
@@ -83,6 +98,11 @@ class Evaluate:
     max_sets: int = 0
     before: bool = True
 
+    def __post_init__(self) -> None:
+        for name, least in (("max_new_tokens", 1), ("batch_size", 1), ("max_sets", 0)):
+            if getattr(self, name) < least:
+                raise UserError(f"evaluate.{name} is {getattr(self, name)}; it must be at least {least}.")
+
 
 @dataclass(frozen=True)
 class Recipe:
@@ -137,7 +157,7 @@ def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"The recipe {path} cannot be read: {error}.") from error
     try:
-        tree = yaml.safe_load(text)
+        tree = _read_yaml(text)
     except yaml.YAMLError as error:
         raise UserError(f"The recipe {path} is not YAML: {error}") from error
     if tree is None:
@@ -163,7 +183,7 @@ def parse_recipe(tree: Mapping[str, Any], overrides: Sequence[str] = (), where: 
             if not isinstance(node, dict):
                 raise UserError(f"--set {override}: {name} holds a value, not a group of keys.")
         try:
-            node[last] = yaml.safe_load(value)
+            node[last] = _read_yaml(value)
         except yaml.YAMLError as error:
             raise UserError(f"--set {override}: the value is not YAML: {error}") from error
     return _build(Recipe, merged, where, "")
@@ -171,7 +191,11 @@ def parse_recipe(tree: Mapping[str, Any], overrides: Sequence[str] = (), where: 
 
 def dump_recipe(recipe: Recipe) -> str:
     """The recipe as YAML with every default written out; reading it back gives an equal recipe."""
-    return yaml.safe_dump(asdict(recipe), sort_keys=False, allow_unicode=True)
+    return yaml.dump(asdict(recipe), Dumper=_Dumper, sort_keys=False, allow_unicode=True)
+
+
+def _read_yaml(text: str) -> Any:
+    return yaml.load(text, Loader=_Loader)
 
 
 T = TypeVar("T")
@@ -200,6 +224,8 @@ def _build(kind: type[T], tree: Mapping[str, Any], where: str, prefix: str) -> T
 
 
 def _typed(value: Any, hint: Any, key: str, where: str, default: Any) -> Any:
+    if hint is Any:
+        return value
     options = get_args(hint) if isinstance(hint, UnionType) else (hint,)
     for option in options:
         plain = get_origin(option) or option
@@ -208,10 +234,19 @@ def _typed(value: Any, hint: Any, key: str, where: str, default: Any) -> Any:
         if plain is float and isinstance(value, int) and not isinstance(value, bool):
             return float(value)
         if isinstance(plain, type) and isinstance(value, plain) and not (isinstance(value, bool) and plain is not bool):
-            return value
+            return _inside(value, get_args(option), key, where)
     names = " or ".join("null" if o is type(None) else getattr(get_origin(o) or o, "__name__", str(o)) for o in options)
     instead = "" if default is MISSING else f" The default is {default!r}."
     raise UserError(f"{key} in {where} must be {names}, but is {value!r}.{instead}")
+
+
+def _inside(value: Any, hints: tuple[Any, ...], key: str, where: str) -> Any:
+    """The value with the members of a list or mapping checked too."""
+    if isinstance(value, list):
+        return [_typed(member, hints[0], f"{key}[{i}]", where, MISSING) for i, member in enumerate(value)]
+    if isinstance(value, dict):
+        return {name: _typed(member, hints[1], f"{key}.{name}", where, MISSING) for name, member in value.items()}
+    return value
 
 
 def _copy(tree: Any) -> Any:

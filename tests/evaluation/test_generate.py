@@ -43,7 +43,7 @@ SHAPE: dict[str, Any] = {
 }
 
 
-def make(kind: str, seed: int = 0) -> PreTrainedModel:
+def make(kind: str, seed: int = 1) -> PreTrainedModel:
     """A random fp32 model with weights large enough for answers that vary, ending at tokens 2 and 9."""
     torch.manual_seed(seed)
     model: PreTrainedModel = {
@@ -120,7 +120,7 @@ def test_greedy_answers_are_those_of_model_generate(kind: str, batch_size: int, 
     expected = by_transformers(model, prompts, 15)
     answers = generate(model, tokenizer, prompts, max_new_tokens=15, batch_size=batch_size)
     assert tokens(answers) == expected
-    assert kind == "gpt2" or len({len(answer) for answer in expected}) > 2, "answers must end at different lengths"
+    assert len({len(answer) for answer in expected}) > 2, "answers must end at different lengths"
     assert [a.finish for a in answers] == ["length" if len(e) == 15 else "eos" for e in expected]
     assert [a.text for a in answers] == [tokenizer.decode(e, skip_special_tokens=True) for e in expected]
 

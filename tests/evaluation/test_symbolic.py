@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 import textwrap
@@ -12,7 +13,7 @@ import pytest
 from isodistill.errors import UserError
 from isodistill.evaluation.symbolic import SymbolicChecker
 
-# Echoes whether the two are the same text; hangs on "hang", dies on "die", and writes its process id where asked.
+# Says whether the two are the same text; hangs on "hang", dawdles on "slow", dies on "die", writes its id for "pid".
 WORKER = """
 import json, os, sys, time
 print("ready", flush=True)
@@ -20,6 +21,8 @@ for line in sys.stdin:
     answer, gold = json.loads(line)
     if answer == "hang":
         time.sleep(600)
+    if answer == "slow":
+        time.sleep(0.3)
     if answer == "die":
         os._exit(3)
     if answer == "pid":
@@ -68,6 +71,23 @@ def test_a_worker_that_hangs_or_dies_is_replaced_and_counted(checker: SymbolicCh
     assert checker.equal("x", "x") is True
     assert process_id(checker, str(tmp_path / "second")) != first
     assert checker.timeouts == 1
+
+
+@pytest.mark.skipif(os.name != "posix", reason="uses a timer signal")
+def test_an_interrupted_comparison_does_not_answer_the_next_one(checker: SymbolicChecker) -> None:
+    def interrupt(*args: object) -> None:
+        raise KeyboardInterrupt
+
+    assert checker.equal("x", "x") is True
+    before = signal.signal(signal.SIGALRM, interrupt)
+    try:
+        signal.setitimer(signal.ITIMER_REAL, 0.1)
+        with pytest.raises(KeyboardInterrupt):
+            checker.equal("slow", "slow")
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+    assert checker.equal("x", "y") is False
 
 
 @pytest.mark.skipif(os.name != "posix", reason="looks at process ids")

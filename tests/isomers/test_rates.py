@@ -97,6 +97,7 @@ def test_reader_understands_other_words(
         "There are 30 toys. Then there are 6 toys. How many toys are there?",
         "There are 31 toys. A child receives 6 toys. They are divided equally into 4 bags. How many are in each bag?",
         "There are 36 toys. They are divided equally into 4 bags. How many toys are there?",
+        "A shed has 6 rows of 4 bikes each. A thief takes away 5 bikes. By how many bikes do the sheds differ?",
         "There are 5 toys. A child loses 9 toys. How many toys are there?",
         "There are 5 bags and 6 toys. A child loses 9 toys. How many toys are there?",
         "There are 30 toys. If there are more than 20 toys, a child receives 6 toys. How many toys are there?",

@@ -81,9 +81,10 @@ def test_agreement_is_one_and_conflict_is_above_zero_at_the_extremes(kind: tuple
     mean = torch.tensor([0.0, 0.0, 1.0, 1.0, 1e-3])
     variance = torch.tensor([0.0, 1e12, 0.0, 1e12, 1e-30])
     for m in (mean, torch.zeros(5)):
-        mask = mask_of(kind, m, variance, 10.0)
-        assert mask[0] == mask[2] == 1
-        assert ((mask > 0) & (mask <= 1)).all()
+        for tau in (10.0, 1e6):
+            mask = mask_of(kind, m, variance, tau)
+            assert mask[0] == mask[2] == 1
+            assert ((mask > 0) & (mask <= 1)).all()
 
 
 @pytest.mark.parametrize("kind", KINDS)

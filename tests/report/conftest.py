@@ -178,10 +178,10 @@ def comparison_file(folder: Path, baseline: Path, *methods: Path) -> Path:
         results[run]["method"]: {s: differences(base["splits"][s], results[run]["splits"][s]) for s in base["splits"]}
         for run in methods
     }
-    before = {s: differences(base["before"][s], base["splits"][s]) for s in base["before"]}
+    pairs["before"] = {s: differences(base["before"][s], base["splits"][s]) for s in base["before"]}
     comparison = {"schema": 1, "baseline": base["method"], "runs": list(results.values()), "differences": pairs}
     file = folder / "comparison.json"
-    file.write_text(json.dumps(comparison | {"before": before}), encoding="utf-8")
+    file.write_text(json.dumps(comparison), encoding="utf-8")
     return file
 
 

@@ -64,7 +64,7 @@ def test_the_path_of_a_local_base_stays_out(make_run: MakeRun, tmp_path: Path) -
 def test_robustness_table_has_the_numbers_with_intervals(make_run: MakeRun, make_comparison: MakeRun) -> None:
     iga, erm = make_run("iga"), make_run("erm")
     comparison = json.loads(make_comparison(iga, erm, iga).read_text())
-    text = card(iga, {"baseline": "ERM", **comparison["differences"]["iga"]})
+    text = card(iga, {"baseline": "erm", **comparison["differences"]["iga"]})
     ood, _ = tables(text)
     numbers = json.loads((iga / "results.json").read_text())
     before, after = numbers["before"]["ood"], numbers["splits"]["ood"]

@@ -12,7 +12,6 @@ from typing import Any
 import pytest
 import yaml
 
-from isodistill.errors import UserError
 from isodistill.report import write_report
 
 MakeRun = Callable[..., Path]
@@ -117,17 +116,24 @@ def test_one_run_headline_is_after_minus_before(make_run: MakeRun, make_comparis
     assert summary[0].index("before training") < summary[0].index("IGA")
 
 
-def test_a_lower_lcs_ratio_is_better_and_lower_accuracy_is_worse(make_run: MakeRun, make_comparison: MakeRun) -> None:
+def test_a_lower_lcs_ratio_is_better_less_agreement_worse_and_lcs_alone_neither(
+    make_run: MakeRun, make_comparison: MakeRun
+) -> None:
     run = make_run("iga", n_sets=6)
 
+    keys = ("lcs", "lcs_ratio", "agreement")
+
     def change(comparison: dict[str, Any]) -> None:
-        comparison["before"]["ood"] |= {"lcs_ratio": [-0.2, -0.3, -0.1], "agreement": [-0.2, -0.3, -0.1]}
+        comparison["differences"]["before"]["ood"] |= {key: [-0.2, -0.3, -0.1] for key in keys}
 
     edit(make_comparison(run, run), change)
     html = report(run)
     for label, tone in (("LCS ratio", "better"), ("Agreement", "worse")):
         row = html[html.index(f'<th scope="row">{label}<') :].split("</tr>")[0]
         assert f'<td class="{tone}"><em>{tone}</em>' in row
+    lcs = html[html.index('<th scope="row">LCS<') :].split("</tr>")[0]
+    assert "\N{MINUS SIGN}0.200" in lcs
+    assert "<em>" not in lcs
 
 
 def test_one_run_without_a_comparison_claims_no_interval(make_run: MakeRun) -> None:
@@ -206,7 +212,7 @@ def test_ten_sets_show_every_record_of_both_students_with_its_mark(untouched_pai
         domains = sorted(domain for run, s, domain in records if s == set_id and run == "iga")
         expected = [marks[records[run, set_id, d]] for d in domains for run in ("erm", "iga")]
         assert re.findall(r'<span class="mark">(.*?)</span>', body) == expected
-        signs = "".join(marks[records["iga", set_id, d]][0] for d in domains)
+        signs = " ".join(marks[records["iga", set_id, d]][0] for d in domains)
         assert f"IGA, tier F (ours)</span> {signs}</span>" in body
 
 
@@ -322,6 +328,14 @@ def test_unfinished_answers_carry_a_caution(make_run: MakeRun) -> None:
     assert f"{caution}: IGA, tier F (ours) 4.0 % (ood), 31.0 % (id)." in Page(report(run)).words
 
 
+def test_the_change_of_the_method_gets_its_interval(pair: Pair) -> None:
+    change = {split: {"acc_macro": [0.31, 0.27, 0.36]} for split in ("id", "ood")}
+    edit(pair[2].parent / "comparison.json", lambda comparison: comparison["differences"].update(before_iga=change))
+    words = Page(report(*pair)).words
+    assert words.count("+31.0 points 95 % interval +27.0 to +36.0") == 2
+    assert "no interval computed" not in words
+
+
 def test_settings_that_differ_are_listed(pair_html: str) -> None:
     table = pair_html[pair_html.index("Settings in which the two runs differ") :].split("</table>")[0]
     names = re.findall(r'<th scope="row">([^<]*)', table)
@@ -358,72 +372,3 @@ def test_more_seeds_in_the_comparison_are_points_of_their_own(pair: Pair) -> Non
     html = report(*pair)
     assert points(html) == one + 2
     assert "means over 2 training seeds" in Page(html).words
-
-
-@pytest.mark.parametrize(
-    ("name", "verb"),
-    [
-        ("recipe.yaml", "isodistill train"),
-        ("results.json", "isodistill evaluate"),
-        ("predictions.jsonl", "isodistill evaluate"),
-        ("problems", "isodistill isomers"),
-    ],
-)
-def test_a_missing_file_names_the_verb_that_makes_it(make_run: MakeRun, name: str, verb: str) -> None:
-    run = make_run("iga", n_sets=2)
-    (run / name).rename(run / "elsewhere")
-    with pytest.raises(UserError, match=re.escape(name)) as error:
-        report(run)
-    assert verb in str(error.value)
-
-
-def test_no_folder_at_all(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"isodistill run recipe\.yaml"):
-        report(tmp_path / "nowhere", out=tmp_path / "report.html")
-
-
-def test_missing_or_foreign_comparison(pair: Pair) -> None:
-    file = pair[2].parent / "comparison.json"
-    edit(file, lambda comparison: comparison["runs"][1].update(recipe_hash="changed since"))
-    with pytest.raises(UserError, match="compares other runs"):
-        report(*pair)
-    file.unlink()
-    with pytest.raises(UserError, match="isodistill compare"):
-        report(*pair)
-
-
-@pytest.mark.parametrize(
-    ("file", "line", "complaint"),
-    [
-        ("predictions.jsonl", '{"stage": "after"}', "no split"),
-        ("predictions.jsonl", "{", "not a JSON object"),
-        ("metrics.jsonl", "{", "not a JSON object"),
-        ("problems/id.jsonl", "{", "not a JSON object"),
-    ],
-)
-def test_a_damaged_line_is_named(make_run: MakeRun, file: str, line: str, complaint: str) -> None:
-    run = make_run("iga", n_sets=2)
-    lines = (run / file).read_text().splitlines()
-    (run / file).write_text("\n".join([lines[0], line, *lines[1:]]) + "\n")
-    with pytest.raises(UserError, match=rf"{Path(file).name}, line 2: .*{complaint}"):
-        report(run)
-
-
-def test_an_unknown_outcome_is_refused(make_run: MakeRun) -> None:
-    run = make_run("iga", n_sets=2)
-    edit_lines(run / "predictions.jsonl", lambda line: line.update(outcome="maybe"))
-    with pytest.raises(UserError, match="'maybe' is none of correct"):
-        report(run)
-
-
-def test_damaged_or_empty_results(make_run: MakeRun) -> None:
-    run = make_run("iga", n_sets=2)
-    edit(run / "results.json", lambda results: results.update(splits={"id": {}, "ood": {}}))
-    with pytest.raises(UserError, match="no evaluated test split"):
-        report(run)
-    edit(run / "results.json", lambda results: results.update(schema=2))
-    with pytest.raises(UserError, match="schema 2"):
-        report(run)
-    (run / "results.json").write_text('{"schema": 1,\n oops')
-    with pytest.raises(UserError, match="line 2: not JSON"):
-        report(run)

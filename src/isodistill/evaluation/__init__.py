@@ -1,5 +1,4 @@
-"""Answers and what they say: parsing and verdicts, accuracy, consistency, statistics, results; torch only to
-generate."""
+"""Answers and what they say: parsing and verdicts, accuracy, consistency, statistics, results; none needs torch."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Let a student answer test problems: generate, verify, and put every answer on disk as it comes."""
+"""Let a student answer test problems: generate, verify, and put the answers on disk block by block."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
 
 import numpy as np
 from safetensors import safe_open
@@ -25,7 +24,7 @@ from isodistill.evaluation.verify import verify
 
 __all__ = ["Provenance", "answer_rows", "read_representations"]
 
-_SHARD = 64
+_BATCHES_PER_BLOCK = 4
 
 
 @dataclass(frozen=True)
@@ -52,9 +51,12 @@ def answer_rows(
     max_new_tokens: int,
     batch_size: int,
 ) -> list[Refusal]:
-    """Answer greedily every row of a split that the log does not hold yet; an interrupt loses no finished answer.
+    """Answer greedily every row of a split that the log does not hold yet.
 
-    Beside the log, ``representations/STAGE/SPLIT-NNNN.safetensors`` gets the hidden state of every last prompt token.
+    The rows are cut into fixed blocks of four batches, and a block that was interrupted is answered again as a whole:
+    the last bits of a hidden state depend on what is decoded beside it, and so would the results on when a run was
+    killed. Beside the log, ``representations/STAGE/SPLIT-NNNN.safetensors`` gets the hidden state of every last prompt
+    token of block NNNN.
 
     Args:
         model: a plain model, the adapter merged.
@@ -70,36 +72,37 @@ def answer_rows(
         Rows that cannot be asked: no answer to check against, or a prompt that leaves no room in the context.
     """
     context = getattr(model.config, "max_position_embeddings", None) or 2**31
-    done = log.done(provenance.stage, split)
     asked: list[tuple[Row, list[int]]] = []
     refused: list[Refusal] = []
     for row in rows:
-        if row.id in done:
-            continue
         try:
             if row.answer is None or row.answer_type is None:
                 raise RowError("answer", "is missing, so an answer could not be verified", f"row {row.id}")
             asked.append((row, encode_prompt(row, tokenizer, context - max_new_tokens)))
         except RowError as error:
             refused.append(Refusal(row.id, None, error.column, error.reason))
-    if asked:
-        folder = log.path.parent / "representations" / provenance.stage
-        with _Shelf(log, folder, split) as shelf, tqdm(total=len(asked), desc=f"{provenance.stage}, {split}") as bar:
-
-            def on_done(index: int, generation: Generation) -> None:
-                row, prompt_ids = asked[index]
-                record = _record(row, prompt_ids, generation, provenance, split, max_new_tokens)
-                shelf.put(record, generation.hidden)
-                bar.update()
-
-            generate(
+    done = log.done(provenance.stage, split)
+    folder = log.path.parent / "representations" / provenance.stage
+    size = _BATCHES_PER_BLOCK * batch_size
+    with tqdm(total=len(asked), desc=f"{provenance.stage}, {split}") as bar:
+        for number, start in enumerate(range(0, len(asked), size)):
+            block = asked[start : start + size]
+            if done.issuperset(row.id for row, _ in block):
+                bar.update(len(block))
+                continue
+            generations = generate(
                 model,
                 tokenizer,
-                [prompt_ids for _, prompt_ids in asked],
+                [prompt_ids for _, prompt_ids in block],
                 max_new_tokens=max_new_tokens,
                 batch_size=batch_size,
-                on_done=on_done,
+                on_done=lambda index, generation: bar.update(),
             )
+            # The states first, so that every record in the log has its state.
+            _keep_hidden(folder, f"{split}-{number:04d}", [row for row, _ in block], generations)
+            for (row, prompt_ids), generation in zip(block, generations, strict=True):
+                if row.id not in done:
+                    log.append(_record(row, prompt_ids, generation, provenance, split, max_new_tokens))
     return refused
 
 
@@ -112,39 +115,16 @@ def read_representations(folder: Path, stage: Stage, split: str | None = None) -
     return states
 
 
-class _Shelf:
-    """Finished answers on their way to disk: a shard of hidden states first, then its records, so that every record
-    in the log has its state. A killed run loses at most the shard that it was filling."""
-
-    def __init__(self, log: PredictionLog, folder: Path, split: str) -> None:
-        self.log, self.folder, self.split = log, folder, split
-        self.waiting: list[tuple[Record, np.ndarray | None]] = []
-        self.shards = len(list(folder.glob(f"{split}-*.safetensors")))
-
-    def __enter__(self) -> _Shelf:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        self.flush()
-
-    def put(self, record: Record, hidden: np.ndarray | None) -> None:
-        self.waiting.append((record, hidden))
-        if len(self.waiting) >= _SHARD:
-            self.flush()
-
-    def flush(self) -> None:
-        known = [(record.item_id, hidden) for record, hidden in self.waiting if hidden is not None]
-        if known:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            path = self.folder / f"{self.split}-{self.shards:04d}.safetensors"
-            items = json.dumps([item for item, _ in known])
-            unfinished = path.with_suffix(".part")
-            save_file({"hidden": np.stack([h for _, h in known])}, unfinished, metadata={"items": items})
-            unfinished.replace(path)
-            self.shards += 1
-        for record, _ in self.waiting:
-            self.log.append(record)
-        self.waiting = []
+def _keep_hidden(folder: Path, name: str, rows: Sequence[Row], generations: Sequence[Generation]) -> None:
+    """One file of hidden states, there whole or not at all."""
+    known = [(row.id, g.hidden) for row, g in zip(rows, generations, strict=True) if g.hidden is not None]
+    if not known:
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    unfinished = folder / f"{name}.part"
+    items = json.dumps([item for item, _ in known])
+    save_file({"hidden": np.stack([hidden for _, hidden in known])}, unfinished, metadata={"items": items})
+    unfinished.replace(folder / f"{name}.safetensors")
 
 
 def _record(

@@ -171,7 +171,7 @@ class LlamaDecoder:
         return weight * (y * torch.rsqrt(y.pow(2).mean(-1, keepdim=True) + self._eps)).to(x.dtype)
 
     def _fit(self, length: int) -> None:
-        """Give the cache room for ``length`` positions and all active rows; take back what is more than twice as much."""
+        """Give the cache room for ``length`` positions and every row; take back what is more than twice as much."""
         longest = max([length, *self._lengths.tolist()])
         wanted = -(-longest // _BLOCK) * _BLOCK
         if wanted <= self._capacity <= 2 * wanted:

@@ -55,7 +55,7 @@ def split_results(
         seed: of the bootstrap.
 
     Returns:
-        Keys as in DESIGN.md section 5, all of them always. ``n_sets`` counts the complete sets, which the metrics of
+        All keys always, null where undefined. ``n_sets`` counts the complete sets, which the metrics of
         sets are taken over; ``n_incomplete_sets`` the others. ``truncated``, ``unparsed`` and ``wrong`` are shares of
         all items.
 
@@ -75,7 +75,7 @@ def split_results(
             "n_sets": int(complete.sum()),
             "n_incomplete_sets": int((named & ~complete).sum()),
             **{name: value[name] for name in _POINTS},
-            **{f"{name}_ci95": _defined(interval[name], value[name]) for name in _WITH_INTERVAL},
+            **{f"{name}_ci95": interval[name] for name in _WITH_INTERVAL},
             "acc_by_domain": value["acc_by_domain"],
             "acc_by_domain_ci95": interval["acc_by_domain"],
             **{
@@ -253,10 +253,6 @@ def _once(numbers: Measures) -> FloatArray:
     """The values on the sets as they are."""
     values: FloatArray = numbers(np.ones((1, numbers.n_clusters)))[0]
     return values
-
-
-def _defined(interval: FloatArray, value: float) -> FloatArray:
-    return np.full(2, np.nan) if math.isnan(value) else interval
 
 
 def _json_ready(values: Mapping[str, Any]) -> dict[str, Any]:

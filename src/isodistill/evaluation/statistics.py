@@ -153,6 +153,4 @@ def _draws(n_sets: int, resamples: int, rng: np.random.Generator) -> Iterator[Fl
 
 
 def _with_interval(value: FloatArray, samples: FloatArray) -> FloatArray:
-    interval = percentile_interval(samples)
-    interval[np.isnan(value)] = np.nan
-    return np.column_stack([value, interval])
+    return np.column_stack([value, percentile_interval(samples)])

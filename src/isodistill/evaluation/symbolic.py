@@ -29,7 +29,7 @@ class SymbolicChecker:
     """Runs comparisons in one worker process; safe to call from several threads.
 
     Args:
-        limit_s: seconds for one comparison. Default 5, the limit of specs/evaluation.md.
+        limit_s: seconds for one comparison.
         command: the worker; it prints "ready", then answers each JSON line ``[answer, gold]`` with true or false.
 
     Attributes:
@@ -47,11 +47,15 @@ class SymbolicChecker:
         """Are the two LaTeX or plain expressions equal? None when the check hung or its worker died."""
         with self._lock:
             worker = self._worker or self._start()
-            reply = _reply(worker, json.dumps([answer, gold]) + "\n", self.limit_s)
+            reply = ""
+            try:
+                reply = _reply(worker, json.dumps([answer, gold]) + "\n", self.limit_s)
+            finally:  # also on Ctrl-C: a reply that nobody waited for would answer the next comparison
+                if not reply:
+                    self._stop()
             if reply:
                 return bool(json.loads(reply))
             self.timeouts += 1
-            self._stop()
             return None
 
     def close(self) -> None:
@@ -63,8 +67,13 @@ class SymbolicChecker:
         worker = subprocess.Popen(self.command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, encoding="utf-8")
         self._worker = worker
         atexit.register(self.close)
-        if _reply(worker, "", _START_LIMIT_S) != "ready\n":
-            self._stop()
+        ready = False
+        try:
+            ready = _reply(worker, "", _START_LIMIT_S) == "ready\n"
+        finally:
+            if not ready:
+                self._stop()
+        if not ready:
             raise UserError(
                 "The symbolic checker did not start; its own message stands above. "
                 "It needs math-verify in this Python environment: pip install math-verify."

@@ -11,11 +11,14 @@ import logging
 import os
 import sys
 
+__all__ = ["ORPHAN_LIMIT_S", "serve"]
+
 ORPHAN_LIMIT_S = 60.0
 """After this long on one comparison the worker ends itself: only a worker whose parent was killed gets that far."""
 
 
 def serve() -> None:
+    """Answer comparisons until standard input ends."""
     from math_verify import ExprExtractionConfig, LatexExtractionConfig, parse, verify
 
     def expression(text: str) -> list[object]:

@@ -33,7 +33,7 @@ _OVERSAMPLING = 8
 
 
 def _inverse_gram(factor: Tensor) -> Tensor:
-    """(factor' factor)^-1, (r, r) in fp64, for ``factor`` (p, r) of full column rank; damped where it is not; 0 at 0.
+    """(factor' factor)^-1, (r, r), for an fp64 ``factor`` (p, r) of full column rank; damped where it is not; 0 at 0.
 
     Cholesky with damping 1e-6 trace / r. Two Newton steps X <- 2 X - X gram X then raise the relative error that the
     damping leaves in a direction to its fourth power: used directions come out exact, empty ones stay bounded.
@@ -41,7 +41,6 @@ def _inverse_gram(factor: Tensor) -> Tensor:
     Raises:
         torch.linalg.LinAlgError: if the factorisation fails.
     """
-    factor = factor.detach().double()
     gram = factor.T @ factor
     trace = gram.diagonal().sum()
     identity = torch.eye(len(gram), dtype=gram.dtype, device=gram.device)
@@ -54,7 +53,7 @@ def _inverse_gram(factor: Tensor) -> Tensor:
 
 def _tangent_coordinates(left: Tensor, right: Tensor, A: Tensor, B: Tensor) -> tuple[Tensor, Tensor]:
     """F (r, n) and E (m, r) in fp64 with B F + E A = P_T(G), from left = B'G (r, n) and right = G A' (m, r)."""
-    left, right, A, B = (x.detach().double() for x in (left, right, A, B))
+    left, right, A, B = (x.double() for x in (left, right, A, B))
     F = _inverse_gram(B) @ left
     E = (right - B @ (F @ A.T)) @ _inverse_gram(A.T)
     return F, E
@@ -205,7 +204,7 @@ def truncated_svd(
     if rank < 1:
         raise ValueError(f"rank must be at least 1, got {rank}.")
     require_finite({"G": G}, where="truncated_svd")
-    G = G.detach().to(torch.float64 if G.dtype == torch.float64 else torch.float32)
+    G = G.to(torch.float64 if G.dtype == torch.float64 else torch.float32)
     block = min(rank + _OVERSAMPLING, *G.shape)
     if state is None:
         U, S, Vh = torch.linalg.svd(G, full_matrices=False)

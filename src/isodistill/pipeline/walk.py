@@ -39,13 +39,14 @@ def run_recipe(recipe: Recipe, folder: Path, command: str) -> Path:
     Returns:
         The path of ``report.html``.
     """
+    test_splits(_begin(recipe, folder))
+    train_run(recipe, folder)  # before its baseline: a method that cannot start says so before hours of training
     donor = None
     if recipe.baseline is not None and recipe.baseline != recipe.method:
         donor = folder / BASELINE
         baseline = replace(recipe, method=recipe.baseline, baseline=None, objective=None, alignment=None)
         train_run(baseline, donor)
         evaluate_run(baseline, donor)
-    train_run(recipe, folder)
     evaluate_run(recipe, folder, donor)
     write_results(recipe, folder)
     if donor is not None:
@@ -83,7 +84,7 @@ def evaluate_run(recipe: Recipe, folder: Path, donor: Path | None = None) -> Non
 
 
 def _compare(folder: Path, donor: Path | None, results: list[dict[str, Any]], target: Path) -> None:
-    """The paired differences, to the baseline and from before to after (of the baseline, where there is one)."""
+    """The paired differences: to the baseline, and from before to after for each of the two."""
     recipe_text = {path: _recipe(path) for path in (folder, donor) if path is not None}
     differences: dict[str, Any] = {}
     if donor is not None:
@@ -91,6 +92,8 @@ def _compare(folder: Path, donor: Path | None, results: list[dict[str, Any]], ta
     first = donor or folder
     if results[0]["before"]:
         differences["before"] = _difference((first, "before"), (first, "after"))
+        if donor is not None:
+            differences[f"before_{results[-1]['method']}"] = _difference((folder, "before"), (folder, "after"))
     write_lines(target / "comparison.json", [json_text(comparison_json(results, differences)).rstrip("\n")])
     quoted = None
     if donor is not None:

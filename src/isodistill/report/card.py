@@ -95,7 +95,7 @@ def _sections(results: Mapping[str, Any], label: str, difference: Mapping[str, A
     before = results.get("before") or {}
     sides = [Side("before", "before", before)] if any(before.values()) else []
     sides.append(Side(label, "method", results["splits"]))
-    head = "" if difference is None else f"difference to {difference['baseline']}"
+    head = "" if difference is None else f"difference to {text.method_name(difference['baseline'])}"
     return [
         {
             "title": text.split_title(split),

@@ -47,6 +47,7 @@ ROLES: dict[str, dict[str, Any]] = {
 LINES = [COLOURS[f"c{i}"] for i in range(1, 7)]
 DASHES = ["-", "--", ":", "-."]
 WIDTH = 4.4  # inches
+LEAST_SPAN = 5  # points to both sides of 0, so that a difference of nothing does not fill the plot
 LABEL_WIDTH = 26  # characters of a row label before it is broken
 LEGEND_WIDTH = 58  # characters of a legend line, a sample of the line counting as seven
 STYLE = {
@@ -85,6 +86,8 @@ def differences(rows: Sequence[tuple[str, Estimate]], *, name: str, title: str) 
         _rows(axes, [label for label, _ in rows])
         axes.set_xlabel("difference in points")
         axes.margins(x=0.08)
+        left, right = axes.get_xlim()
+        axes.set_xlim(min(left, -LEAST_SPAN), max(right, LEAST_SPAN))
 
     lines = max(len(textwrap.wrap(label, LABEL_WIDTH)) for label, _ in rows)
     return _svg(draw, name, title, height=0.7 + (0.14 + 0.16 * lines) * len(rows))
@@ -133,7 +136,8 @@ def accuracy_consistency(points: Sequence[tuple[str, str, float, Estimate]], *, 
             shown.add(label)
         axes.grid(True)
         axes.set_axisbelow(True)
-        axes.margins(0.15)
+        axes.margins(x=0.15)
+        axes.set_ylim(-2, 102)
         axes.set_xlabel("LCS ratio (our definition), lower is better")
         axes.set_ylabel("correct answers in %")
         axes.xaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10]))

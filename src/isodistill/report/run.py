@@ -127,7 +127,7 @@ def read_own_changes(run: Run) -> dict[str, Any] | None:
         return None
     comparison = _json(file)
     alone = [numbers["recipe_hash"] for numbers in comparison["runs"]] == [run.results["recipe_hash"]]
-    return comparison.get("before") if alone else None
+    return comparison["differences"].get("before") if alone else None
 
 
 def _results(path: Path) -> dict[str, Any]:

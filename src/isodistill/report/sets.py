@@ -84,7 +84,7 @@ def _ranked_sets(split: str, records: Mapping[str, dict[str, Any]]) -> list[tupl
         sets.setdefault(record["set_id"] or record["item_id"], []).append(record)
     for items in sets.values():
         items.sort(key=lambda record: (record["domain"] or "", record["item_id"]))
-    ranked = sorted(sets, key=lambda set_id: hashlib.sha256(set_id.encode()).digest())
+    ranked = sorted(sets, key=lambda set_id: hashlib.sha256(f"{split}/{set_id}".encode()).digest())
     return [(split, set_id, sets[set_id]) for set_id in ranked]
 
 

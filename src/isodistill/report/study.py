@@ -74,7 +74,11 @@ class Study:
 
 
 def read_study(run_folder: Path, baseline_folder: Path | None, comparison_folder: Path) -> Study:
-    """Read a run alone, or a run with its baseline and the ``comparison.json`` in ``comparison_folder``."""
+    """Read a run alone, or a run with its baseline and the ``comparison.json`` in ``comparison_folder``.
+
+    In ``differences`` of that file, ``before`` is after minus before of the baseline (of the run, where it holds that
+    run alone) and ``before_<method>`` that of the method.
+    """
     run = read_run(run_folder)
     label = text.method_label(run.results, run.recipe)
     own = read_own_changes(run)
@@ -85,9 +89,10 @@ def read_study(run_folder: Path, baseline_folder: Path | None, comparison_folder
     baseline_label = text.method_label(baseline.results, baseline.recipe)
     if baseline_label == label:
         label, baseline_label = f"{label}, {run.path.name}", f"{baseline_label}, {baseline.path.name}"
-    changes = {baseline_label: comparison.get("before") or {}, label: own or {}}
-    differences = comparison["differences"][run.results["method"]]
-    return Study(label, run, baseline_label, baseline, differences, changes, comparison["runs"])
+    differences, method = comparison["differences"], run.results["method"]
+    of_run = own or differences.get(f"before_{method}") or {}
+    changes = {baseline_label: differences.get("before") or {}, label: of_run}
+    return Study(label, run, baseline_label, baseline, differences[method], changes, comparison["runs"])
 
 
 def claims(study: Study) -> list[text.Claim]:

@@ -16,13 +16,17 @@ DASH = "\N{EN DASH}"
 
 @dataclass(frozen=True)
 class Metric:
-    """How a metric is printed: label, meaning, share (in %) or plain number, direction, why it may be undefined."""
+    """How a metric is printed: label, meaning, share (in %) or plain number, direction, why it may be undefined.
+
+    ``judged`` is False where a difference is called neither better nor worse.
+    """
 
     label: str
     meaning: str
     share: bool = True
     higher_is_better: bool = True
     why_undefined: str = "it was not measured"
+    judged: bool = True
 
 
 NO_SETS = "no isomer set is complete"
@@ -42,7 +46,8 @@ METRICS = {
         why_undefined="no complete set has a right answer",
     ),
     "agreement": Metric("Agreement", "pairs in a set with the same answer", why_undefined=NO_SETS),
-    "lcs": Metric("LCS", "our definition; lower is better", False, False, NO_LCS),
+    # A collapsed student has LCS 0, so only the ratio is judged.
+    "lcs": Metric("LCS", "our definition; read it with the ratio", False, False, NO_LCS, judged=False),
     "lcs_ratio": Metric(
         "LCS ratio", "our definition; 1 = like unrelated problems, lower is better", False, False, NO_LCS
     ),
@@ -181,7 +186,7 @@ def _difference_cell(values: Sequence[float] | None, metric: Metric) -> Cell:
     if change.lo is None or change.hi is None:
         return Cell(signed(scale * change.value, decimals))
     interval = f"{signed(scale * change.lo, decimals)} to {signed(scale * change.hi, decimals)}"
-    tone = verdict(change, higher_is_better=metric.higher_is_better)
+    tone = verdict(change, higher_is_better=metric.higher_is_better) if metric.judged else ""
     return Cell(signed(scale * change.value, decimals), interval, tone)
 
 

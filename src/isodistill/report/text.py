@@ -16,6 +16,7 @@ __all__ = [
     "level_claim",
     "mcnemar_sentence",
     "method_label",
+    "method_name",
     "pair_claim",
     "percent",
     "points",
@@ -69,14 +70,18 @@ class Claim:
 
 def method_label(results: Mapping[str, Any], recipe: Mapping[str, Any]) -> str:
     """The name a method is printed under; IGA is never printed without its tier, and tiers are ours."""
-    method = str(results["method"])
-    name = NAMES.get(method, method)
+    name = method_name(results["method"])
     alignment = recipe.get("alignment")
     if not isinstance(alignment, Mapping) or alignment.get("name") != "iga":
         return name
     space, control = str(alignment["space"]), alignment.get("control", "none")
     label = f"{name}, tier {TIERS.get(space, space)} (ours)"
     return label if control == "none" else f"{label}, control: {control} mask"
+
+
+def method_name(method: str) -> str:
+    """A method's key as it is written in text."""
+    return NAMES.get(method, method)
 
 
 def percent(share: float) -> str:

@@ -33,7 +33,7 @@ from isodistill.training.checkpoint import load_rng, load_state, newest_checkpoi
 from isodistill.training.config import DistillConfig
 from isodistill.training.forward import Student, trained_tokens
 from isodistill.training.interrupt import StopOnSignal
-from isodistill.training.metrics import MetricsFile, QuietProgress, finite_or_blame
+from isodistill.training.callbacks import MetricsFile, QuietProgress, SamplerEpoch, finite_or_blame
 from isodistill.training.slots import fill_slots
 
 __all__ = ["DEFAULT_LORA", "DistillTrainer"]
@@ -103,6 +103,7 @@ class DistillTrainer(Trainer):
             callbacks=callbacks,
         )
         self.loss_is_scaled_for_ga = True
+        self.add_callback(SamplerEpoch(self))
         for shown in (PrinterCallback, ProgressCallback):
             self.remove_callback(shown)
         if not args.disable_tqdm:

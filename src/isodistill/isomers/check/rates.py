@@ -10,6 +10,7 @@ __all__ = ["parse"]
 _SPLIT = "equally|evenly|equal|divide the number by"
 _ASK = "how many|how long|which number|what is the product"
 _OTHER = "if|unless|ratio|than|difference"
+_COMPARED = "differ|more|fewer|less|larger|smaller|longer|shorter|higher|lower|better|worse"
 
 
 def parse(question: str, choices: tuple[str, ...] | None = None) -> Parsed | None:
@@ -34,6 +35,8 @@ def parse(question: str, choices: tuple[str, ...] | None = None) -> Parsed | Non
 
 def _fits(asked: str, last: str) -> bool:
     """Whether the question is for the result: for one part after a division, else for the whole."""
+    if has(asked, _COMPARED):
+        return False
     return has(asked, "which number") or has(asked, "each") == (last == "div")
 
 

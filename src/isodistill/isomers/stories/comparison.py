@@ -293,8 +293,8 @@ STORIES: dict[str, tuple[Story, ...]] = {
         Story(
             mul="The front bed of a garden has {a} rows of {b} tulips each.",
             change="In April, [{c} more tulips come up|snails destroy {c} tulips] there.",
-            num="The back bed has {d} tulips.",
-            other="The back bed has {d} rows of {e} tulips each.",
+            num="The rear bed has {d} tulips.",
+            other="The rear bed has {d} rows of {e} tulips each.",
             diff="By how many tulips do the two beds differ?",
             extreme="How many tulips are growing in the bed with [more|fewer] tulips?",
             rule="If it has {over} {t} tulips, the gardener [plants another {p}|digs up {p}].",

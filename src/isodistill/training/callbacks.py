@@ -1,4 +1,4 @@
-"""Metrics on disk, one JSON line per log event, and the search for the tensor that is not finite."""
+"""The trainer's callbacks (metrics on disk, progress, epochs), and the search for the tensor that is not finite."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from transformers.trainer_callback import ProgressCallback
 
 from isodistill.models.lora import DomainGradients
 
-__all__ = ["MetricsFile", "QuietProgress", "finite_or_blame"]
+__all__ = ["MetricsFile", "QuietProgress", "SamplerEpoch", "finite_or_blame"]
 
 
 class MetricsFile(TrainerCallback):
@@ -49,6 +49,17 @@ class QuietProgress(ProgressCallback):
         """Show the loss behind the bar instead of printing every log line."""
         if self.training_bar is not None and logs is not None and "loss" in logs:
             self.training_bar.set_postfix(loss=f"{logs['loss']:.3f}")
+
+
+class SamplerEpoch(TrainerCallback):
+    """Tell the sampler its epoch: accelerate forgets to after a resume in the middle of one, with several processes."""
+
+    def __init__(self, trainer: Any) -> None:
+        self.trainer = trainer
+
+    def on_epoch_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """The epoch that the state stands in; the same one changes nothing."""
+        self.trainer.sampler.set_epoch(int(state.epoch or 0))
 
 
 def finite_or_blame(gradients: DomainGradients, domains: list[str]) -> str | None:
