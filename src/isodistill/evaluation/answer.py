@@ -85,6 +85,10 @@ def answer_rows(
     folder = log.path.parent / "representations" / provenance.stage
     size = _BATCHES_PER_BLOCK * batch_size
     with tqdm(total=len(asked), desc=f"{provenance.stage}, {split}") as bar:
+
+        def advance(index: int, generation: Generation) -> None:
+            bar.update()
+
         for number, start in enumerate(range(0, len(asked), size)):
             block = asked[start : start + size]
             if done.issuperset(row.id for row, _ in block):
@@ -96,7 +100,7 @@ def answer_rows(
                 [prompt_ids for _, prompt_ids in block],
                 max_new_tokens=max_new_tokens,
                 batch_size=batch_size,
-                on_done=lambda index, generation: bar.update(),
+                on_done=advance,
             )
             # The states first, so that every record in the log has its state.
             _keep_hidden(folder, f"{split}-{number:04d}", [row for row, _ in block], generations)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import sys
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -28,6 +29,11 @@ class Student:
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
     name: str
+
+    @property
+    def context(self) -> int:
+        """Most tokens that the model reads at once; without bound where its config names none."""
+        return getattr(self.model.config, "max_position_embeddings", None) or sys.maxsize
 
 
 def cache_folder() -> Path:
@@ -85,10 +91,19 @@ _TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model"
 
 
 def add_lora(model: PreTrainedModel, config: LoraConfig, seed: int) -> PeftModel:
-    """Wrap ``model`` with a fresh adapter drawn from ``seed``; B = 0, so the function is unchanged at the start."""
+    """Wrap ``model`` with a fresh adapter drawn from ``seed``; B = 0, so the function is unchanged at the start.
+
+    Raises:
+        UserError: peft refuses the config, as for target modules that the model does not have.
+    """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return get_peft_model(model, config)
+        try:
+            return get_peft_model(model, config)
+        except ValueError as error:
+            raise UserError(
+                f"The model takes no such adapter: {error} See peft.LoraConfig."
+            ) from error
 
 
 def _resolve(source: str) -> tuple[str, str]:

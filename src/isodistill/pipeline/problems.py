@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 from isodistill.data.files import Refusal, write_refusals
@@ -13,7 +13,7 @@ from isodistill.errors import UserError
 from isodistill.isomers.cues import Cue, with_cues
 from isodistill.isomers.generate import generate_sets
 from isodistill.isomers.real import import_groups
-from isodistill.pipeline.stamps import Stamps, digest
+from isodistill.pipeline.stamps import Stamps, digest, files_under
 from isodistill.recipe import Recipe
 
 __all__ = ["BUILTIN", "make_problems", "read_split", "test_splits"]
@@ -29,9 +29,8 @@ def make_problems(recipe: Recipe, folder: Path, stamps: Stamps) -> None:
         UserError: the source cannot be read, too many rows are refused, a split leaks, a domain has no rows.
     """
     target = folder / "problems"
-    settings = {key: asdict(recipe)[key] for key in ("problems", "columns", "max_refused", "isomers", "split")}
-    source = Path(recipe.problems)
-    files = [source] if source.is_file() else []
+    keys = ("problems", "real_data", "columns", "max_refused", "isomers", "split")
+    inputs = digest({key: asdict(recipe)[key] for key in keys}, _source_files(recipe.problems))
 
     def clear() -> None:
         for path in target.glob("*.jsonl"):
@@ -44,7 +43,17 @@ def make_problems(recipe: Recipe, folder: Path, stamps: Stamps) -> None:
             print(f"{len(refused)} rows were refused; they are listed in {target / 'refused.jsonl'}", flush=True)
         _write_splits(recipe, _split(recipe, rows), target)
 
-    stamps.step("problems", digest(settings, files), clear=clear, do=do)
+    stamps.step("problems", inputs, clear=clear, do=do)
+    if recipe.train.get("domains"):
+        validate_domains([row for name in _splits(folder) for row in read_split(folder, name)], recipe.train["domains"])
+
+
+def _source_files(problems: str) -> list[Path]:
+    """The files of a source on this disk; none for what is generated or lies on a hub."""
+    for name in (problems, problems.rpartition(":")[0]):
+        if name and Path(name).exists():
+            return files_under(Path(name))
+    return []
 
 
 def _load(recipe: Recipe, refused_to: Path) -> tuple[list[Row], list[Refusal]]:
@@ -88,16 +97,11 @@ def _split(recipe: Recipe, rows: list[Row]) -> list[Row]:
 
 
 def _unsplit(row: Row) -> Row:
-    from dataclasses import replace
-
     return replace(row, split=None)
 
 
 def _write_splits(recipe: Recipe, rows: list[Row], target: Path) -> None:
     check_leaks(rows, recipe.split.held_out_domains)
-    trained = recipe.train.get("domains")
-    if trained:
-        validate_domains(rows, trained)
     by_split: dict[str, list[Row]] = {}
     for row in rows:
         by_split.setdefault(row.split or "train", []).append(row)
@@ -113,9 +117,16 @@ def read_split(folder: Path, split: str) -> list[Row]:
 
 
 def test_splits(folder: Path) -> list[str]:
-    """The splits that are evaluated: all but train and valid."""
-    kept = ("train", "valid", "refused")
-    names = sorted(p.stem for p in (folder / "problems").glob("*.jsonl") if p.stem not in kept)
+    """The splits that are evaluated: all but train and valid.
+
+    Raises:
+        UserError: there is none.
+    """
+    names = [name for name in _splits(folder) if name not in ("train", "valid")]
     if not names:
         raise UserError(f"{folder / 'problems'} has no test split. Raise split.test, or give rows the split id or ood.")
     return names
+
+
+def _splits(folder: Path) -> list[str]:
+    return sorted(p.stem for p in (folder / "problems").glob("*.jsonl") if p.stem != "refused")

@@ -8,10 +8,13 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
+
 from isodistill import __version__
 from isodistill.data.files import write_lines
+from isodistill.errors import UserError
 
-__all__ = ["Stamps", "digest"]
+__all__ = ["Stamps", "digest", "files_under"]
 
 
 def digest(settings: Any, files: Iterable[Path] = ()) -> str:
@@ -19,8 +22,14 @@ def digest(settings: Any, files: Iterable[Path] = ()) -> str:
     whole = hashlib.sha256(json.dumps([__version__, settings], sort_keys=True, default=str).encode())
     for path in sorted(files):
         whole.update(path.name.encode())
-        whole.update(path.read_bytes())
+        with path.open("rb") as file:
+            whole.update(hashlib.file_digest(file, "sha256").digest())
     return whole.hexdigest()
+
+
+def files_under(path: Path) -> list[Path]:
+    """Every file of a folder, or the one file; empty where there is none."""
+    return sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path] * path.is_file()
 
 
 class Stamps:
@@ -30,7 +39,12 @@ class Stamps:
         self.path = folder / "steps.json"
         self.done: dict[str, dict[str, Any]] = {}
         if self.path.exists():
-            self.done = json.loads(self.path.read_text(encoding="utf-8"))
+            try:
+                self.done = json.loads(self.path.read_text(encoding="utf-8"))
+            except ValueError as error:
+                raise UserError(
+                    f"{self.path} is damaged: {error}. Delete it, and every step of the run is done anew."
+                ) from error
 
     def step(self, name: str, inputs: str, *, clear: Callable[[], None], do: Callable[[], None]) -> bool:
         """Do a step unless it was finished with the same inputs.
@@ -43,6 +57,9 @@ class Stamps:
 
         Returns:
             Whether the step was done now.
+
+        Raises:
+            UserError: a file could not be read or written, as on a full disk.
         """
         stamp = self.done.get(name, {})
         if stamp == {"inputs": inputs, "finished": True}:
@@ -50,7 +67,13 @@ class Stamps:
         if stamp.get("inputs") != inputs:
             clear()
             self._write(name, inputs, finished=False)
-        do()
+        try:
+            do()
+        except (OSError, SafetensorError) as error:
+            raise UserError(
+                f"The step {name} of {self.path.parent} was stopped by a file: {error}. Mend that (free some space, "
+                "check the rights); the same command then goes on from what was finished."
+            ) from error
         self._write(name, inputs, finished=True)
         return True
 

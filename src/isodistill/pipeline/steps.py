@@ -6,15 +6,17 @@ import json
 import resource
 import shutil
 import sys
+from collections.abc import Iterable
 from dataclasses import asdict, fields, is_dataclass
+from difflib import get_close_matches
 from importlib import metadata
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, cast, get_type_hints
 
 import torch
 from peft import LoraConfig, PeftModel
 
-from isodistill.data.files import write_lines
+from isodistill.data.files import Refusal, write_lines, write_refusals
 from isodistill.data.rows import Row
 from isodistill.errors import UserError
 from isodistill.evaluation.answer import Provenance, answer_rows, read_representations
@@ -25,8 +27,8 @@ from isodistill.models.device import choose_placement
 from isodistill.models.load import Student, load_student
 from isodistill.models.tiny import TINY, make_tiny_student
 from isodistill.pipeline.problems import read_split, test_splits
-from isodistill.pipeline.stamps import Stamps, digest
-from isodistill.recipe import Recipe, dump_recipe
+from isodistill.pipeline.stamps import Stamps, digest, files_under
+from isodistill.recipe import Recipe, dump_recipe, parse_recipe, typed
 from isodistill.training import DistillConfig, DistillTrainer
 from isodistill.training.slots import fill_slots
 
@@ -49,25 +51,34 @@ def train_student(recipe: Recipe, folder: Path, stamps: Stamps) -> None:
     """Train and save ``student/``; an interrupted training goes on from its newest checkpoint."""
     keys = ("student", "lora", "seed", "train", "objective", "alignment", "max_refused")
     tree = resolved(recipe)
-    inputs = digest({key: tree[key] for key in keys}, [folder / "problems" / "train.jsonl"])
+    files = [folder / "problems" / "train.jsonl", *files_under(Path(recipe.student))]
+    inputs = digest({key: tree[key] for key in keys}, files)
 
     def clear() -> None:
         for name in ("student", "checkpoints"):
-            shutil.rmtree(folder / name, ignore_errors=True)
-        for name in ("metrics.jsonl", "train.json"):
+            if (folder / name).exists():
+                shutil.rmtree(folder / name)
+        for name in ("metrics.jsonl", "train.json", "refused/train.jsonl"):
             (folder / name).unlink(missing_ok=True)
 
     def do() -> None:
+        config, lora = _config(recipe, folder), _lora(recipe)
         student = _student(recipe, folder)
-        config = _config(recipe, folder)
+        config.max_length = min(config.max_length, student.context)
         print(f"Training {recipe.method} on {config.placement}", flush=True)
         trainer = DistillTrainer(
             student.model,
             args=config,
             train_dataset=read_split(folder, "train"),
             processing_class=student.tokenizer,
-            peft_config=LoraConfig(task_type="CAUSAL_LM", **recipe.lora),
+            peft_config=lora,
         )
+        trainer.get_train_dataloader()  # makes the sampler, which knows the sets that it cannot use
+        refused = trainer.refused + [
+            Refusal(f"set {name}", None, "domain", f"lacks {', '.join(lacking)}, so the whole set is left out")
+            for name, lacking in trainer.sampler.dropped.items()
+        ]
+        _list_refused(refused, folder / "refused" / "train.jsonl", "rows or sets are not trained on")
         has_checkpoint = any((folder / "checkpoints").glob("checkpoint-*"))
         trainer.train(resume_from_checkpoint=has_checkpoint)
         trainer.save_model(str(folder / "student"))
@@ -88,9 +99,13 @@ def evaluate_student(recipe: Recipe, folder: Path, stamps: Stamps, stage: Stage,
     """
     splits = test_splits(folder)
     files = [folder / "problems" / f"{name}.jsonl" for name in splits]
+    files += files_under(Path(recipe.student))
     if stage == "after":
         files.append(folder / "student" / "adapter_model.safetensors")
-    seed = recipe.seed if recipe.student == TINY else None  # the weights of no other student depend on it
+    seed = None
+    if recipe.student == TINY:  # made from the seed and the training texts, as no other student is
+        seed = recipe.seed
+        files.append(folder / "problems" / "train.jsonl")
     inputs = digest([recipe.student, asdict(recipe.evaluate), stage, seed], files)
     name = f"evaluate-{stage}"
 
@@ -110,7 +125,7 @@ def evaluate_student(recipe: Recipe, folder: Path, stamps: Stamps, stage: Stage,
         model = model.to(placement.device, placement.compute_dtype).eval()
         log = PredictionLog(folder / "predictions.jsonl")
         provenance = _provenance(recipe, folder, stage)
-        refused = []
+        refused: list[Refusal] = []
         for split in splits:
             refused += answer_rows(
                 model,
@@ -122,15 +137,16 @@ def evaluate_student(recipe: Recipe, folder: Path, stamps: Stamps, stage: Stage,
                 max_new_tokens=recipe.evaluate.max_new_tokens,
                 batch_size=recipe.evaluate.batch_size,
             )
-        if refused:
-            shown = "; ".join(str(r) for r in refused[:3])
-            print(f"{len(refused)} test rows could not be asked: {shown}", flush=True)
+        listed = folder / "refused" / f"{stage}.jsonl"
+        _list_refused(refused, listed, "test rows could not be asked")
+        if not any(log.done(stage, split) for split in splits):
+            raise UserError(f"No test row could be asked, the first one because: {refused[0]}. All are in {listed}.")
 
     stamps.step(name, inputs, clear=clear, do=do)
 
 
 def write_results(recipe: Recipe, folder: Path) -> dict[str, Any]:
-    """``results.json`` from the records, and the resolved ``recipe.yaml`` beside it."""
+    """``results.json`` from the records."""
     tree = resolved(recipe)
     records = PredictionLog(folder / "predictions.jsonl").read()
     by_stage: dict[str, dict[str, Any]] = {"before": {}, "after": {}}
@@ -159,8 +175,6 @@ def write_results(recipe: Recipe, folder: Path) -> dict[str, Any]:
 
 def write_recipe(recipe: Recipe, folder: Path) -> None:
     """``recipe.yaml`` with every default; the same file runs the same run again."""
-    from isodistill.recipe import parse_recipe
-
     write_lines(folder / "recipe.yaml", [dump_recipe(parse_recipe(resolved(recipe))).rstrip("\n")])
 
 
@@ -182,14 +196,11 @@ def _config(recipe: Recipe, folder: Path) -> DistillConfig:
     given = dict(recipe.train)
     if "steps" in given:
         given["max_steps"] = given.pop("steps")
-    known = {f.name for f in fields(DistillConfig) if f.init}
-    for key in given:
-        if key not in known:
-            from difflib import get_close_matches
-
-            near = get_close_matches(key, sorted(known), n=1)
-            hint = f" Did you mean train.{near[0]}?" if near else ""
-            raise UserError(f"Unknown key train.{key}.{hint} The keys are those of transformers.TrainingArguments.")
+    _require_known("train", given, DistillConfig, "transformers.TrainingArguments")
+    hints = get_type_hints(DistillConfig)
+    for key, value in given.items():
+        if hints[key] in (int, float, bool):  # the others say themselves what they take
+            given[key] = typed(value, hints[key], f"train.{key}", "the recipe")
     try:
         return DistillConfig(
             output_dir=str(folder),
@@ -202,6 +213,29 @@ def _config(recipe: Recipe, folder: Path) -> DistillConfig:
         )
     except (ValueError, TypeError) as error:
         raise UserError(f"The group train of the recipe is refused: {error}") from error
+
+
+def _lora(recipe: Recipe) -> LoraConfig:
+    _require_known("lora", recipe.lora, LoraConfig, "peft.LoraConfig")
+    try:
+        return LoraConfig(task_type="CAUSAL_LM", **recipe.lora)
+    except (ValueError, TypeError) as error:
+        raise UserError(f"The group lora of the recipe is refused: {error}") from error
+
+
+def _require_known(group: str, given: Iterable[str], kind: Any, name: str) -> None:
+    known = [f.name for f in fields(kind) if f.init]
+    for key in given:
+        if key not in known:
+            near = get_close_matches(str(key), known, n=1)
+            hint = f" Did you mean {group}.{near[0]}?" if near else ""
+            raise UserError(f"Unknown key {group}.{key}.{hint} The keys are those of {name}.")
+
+
+def _list_refused(refused: list[Refusal], path: Path, what: str) -> None:
+    if refused:
+        write_refusals(path, refused)
+        print(f"{len(refused)} {what}; they are listed in {path}, the first: {refused[0]}", flush=True)
 
 
 def _provenance(recipe: Recipe, folder: Path, stage: Stage) -> Provenance:
@@ -250,7 +284,9 @@ def _cost(folder: Path, steps: int) -> dict[str, Any]:
 
 def _forget(folder: Path, stage: Stage) -> None:
     """Drop the answers of a stage; those of the other stage stay."""
-    shutil.rmtree(folder / "representations" / stage, ignore_errors=True)
+    if (folder / "representations" / stage).exists():
+        shutil.rmtree(folder / "representations" / stage)
+    (folder / "refused" / f"{stage}.jsonl").unlink(missing_ok=True)
     path = folder / "predictions.jsonl"
     if path.exists():
         lines = path.read_text(encoding="utf-8").splitlines()

@@ -14,7 +14,7 @@ from isodistill.errors import UserError
 from isodistill.evaluation.answer import read_representations
 from isodistill.evaluation.records import PredictionLog, Record, Stage
 from isodistill.evaluation.results import compare, comparison_json, json_text
-from isodistill.pipeline.problems import make_problems
+from isodistill.pipeline.problems import make_problems, test_splits
 from isodistill.pipeline.stamps import Stamps
 from isodistill.pipeline.steps import evaluate_student, train_student, write_recipe, write_results
 from isodistill.recipe import Recipe
@@ -39,18 +39,19 @@ def run_recipe(recipe: Recipe, folder: Path, command: str) -> Path:
     Returns:
         The path of ``report.html``.
     """
-    test_splits(_begin(recipe, folder))
-    train_run(recipe, folder)  # before its baseline: a method that cannot start says so before hours of training
-    donor = None
+    runs, donor = {folder: recipe}, None
     if recipe.baseline is not None and recipe.baseline != recipe.method:
         donor = folder / BASELINE
-        baseline = replace(recipe, method=recipe.baseline, baseline=None, objective=None, alignment=None)
-        train_run(baseline, donor)
-        evaluate_run(baseline, donor)
-    evaluate_run(recipe, folder, donor)
-    write_results(recipe, folder)
-    if donor is not None:
-        write_results(baseline, donor)
+        runs[donor] = replace(recipe, method=recipe.baseline, baseline=None, objective=None, alignment=None)
+    # What would stop a later step is said before hours of training; so the method goes before its baseline, too.
+    for path, each in runs.items():
+        _begin(each, path)
+    test_splits(folder)
+    for path, each in runs.items():
+        train_run(each, path)
+    for path, each in reversed(runs.items()):
+        evaluate_run(each, path, donor)
+        write_results(each, path)
     return report_runs(folder, donor, folder / "report.html", command)
 
 
@@ -68,11 +69,7 @@ def report_runs(folder: Path, baseline: Path | None, out: Path, command: str) ->
 
 def train_run(recipe: Recipe, folder: Path) -> None:
     """Problems and training of one run folder."""
-    folder.mkdir(parents=True, exist_ok=True)
-    write_recipe(recipe, folder)
-    stamps = Stamps(folder)
-    make_problems(recipe, folder, stamps)
-    train_student(recipe, folder, stamps)
+    train_student(recipe, folder, _begin(recipe, folder))
 
 
 def evaluate_run(recipe: Recipe, folder: Path, donor: Path | None = None) -> None:
@@ -81,6 +78,20 @@ def evaluate_run(recipe: Recipe, folder: Path, donor: Path | None = None) -> Non
     if recipe.evaluate.before:
         evaluate_student(recipe, folder, stamps, "before", donor)
     evaluate_student(recipe, folder, stamps, "after")
+
+
+def _begin(recipe: Recipe, folder: Path) -> Stamps:
+    """The run folder with its recipe and problems."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"The run folder {folder} cannot be made: {error}. Choose another one with --out.") from error
+    for left in folder.glob("**/.*.tmp"):  # by a killed run
+        left.unlink()
+    write_recipe(recipe, folder)
+    stamps = Stamps(folder)
+    make_problems(recipe, folder, stamps)
+    return stamps
 
 
 def _compare(folder: Path, donor: Path | None, results: list[dict[str, Any]], target: Path) -> None:

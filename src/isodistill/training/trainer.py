@@ -27,13 +27,14 @@ from isodistill.data.load import load_rows
 from isodistill.data.rows import Row
 from isodistill.data.sampler import IsomerSetSampler
 from isodistill.errors import UserError
+from isodistill.models.attention import plain_attention
 from isodistill.models.load import add_lora
 from isodistill.models.lora import DomainGradients, lora_layers, row_bounds, segment_obstacles, segmented_lora
+from isodistill.training.callbacks import MetricsFile, QuietProgress, SamplerEpoch, finite_or_blame
 from isodistill.training.checkpoint import load_rng, load_state, newest_checkpoint, publish, save_rng, save_state
 from isodistill.training.config import DistillConfig
 from isodistill.training.forward import Student, trained_tokens
 from isodistill.training.interrupt import StopOnSignal
-from isodistill.training.callbacks import MetricsFile, QuietProgress, SamplerEpoch, finite_or_blame
 from isodistill.training.slots import fill_slots
 
 __all__ = ["DEFAULT_LORA", "DistillTrainer"]
@@ -221,9 +222,11 @@ class DistillTrainer(Trainer):
         n_rows = len(self.domains) if self.alignment.needs_domain_gradients else 1
         self.gradients = DomainGradients.allocate(self.model, n_rows, dense=self.alignment.needs_weight_gradients)
         self.student = Student(self.model, self.args.compute_dtype)
+        assert self._engine is not None
         if self.segmented:
-            assert self._engine is not None
             self._engine.enter_context(segmented_lora(self.model, self.gradients, self.args.compute_dtype))
+        if self.args.use_cpu and self.args.bf16:
+            self._engine.enter_context(plain_attention(self.model.get_base_model()))
         return prepared
 
     def _get_num_items_in_batch(self, batch_samples: list[Any], device: torch.device) -> Tensor:
