@@ -89,7 +89,7 @@ class Evaluate:
     Attributes:
         max_new_tokens: longest answer; longer ones count as truncated.
         batch_size: prompts decoded side by side.
-        max_sets: test sets per split, the first by id; 0 takes all.
+        max_sets: test sets per split, drawn by a hash of their ids; 0 takes all.
         before: also evaluate the untrained student.
     """
 

@@ -31,7 +31,7 @@ from isodistill.evaluation import llama
 from isodistill.evaluation.generate import Generation, generate, merged_copy
 from isodistill.evaluation.llama import LlamaDecoder, why_not_llama
 
-VOCAB, CONTEXT, STOPS = 64, 48, [2, 9]
+VOCAB, CONTEXT, STOPS = 64, 48, (2, 9)
 SHAPE: dict[str, Any] = {
     "vocab_size": VOCAB,
     "hidden_size": 32,
@@ -74,7 +74,7 @@ def make(kind: str, seed: int = 1) -> PreTrainedModel:
     for name, parameter in model.named_parameters():
         is_norm_weight = parameter.dim() == 1 and name.endswith("weight")
         parameter.data.uniform_(0.5, 1.5) if is_norm_weight else parameter.data.normal_(0, 0.3)
-    model.generation_config.eos_token_id = STOPS
+    model.generation_config.eos_token_id = list(STOPS)
     model.generation_config.pad_token_id = 0
     return model.eval()
 
@@ -83,10 +83,14 @@ LAYER_BY_LAYER = ["llama", "llama_biased_tied", "llama3_rope", "mistral", "qwen2
 OWN_FORWARD = ["mistral_sliding", "gpt2"]
 
 
+def word_tokenizer(eos: int) -> PreTrainedTokenizerFast:
+    words = Tokenizer(models.WordLevel({f"w{i}": i for i in range(VOCAB)}, unk_token="w0"))
+    return PreTrainedTokenizerFast(tokenizer_object=words, eos_token=f"w{eos}", pad_token="w0")
+
+
 @pytest.fixture(scope="module")
 def tokenizer() -> PreTrainedTokenizerFast:
-    words = Tokenizer(models.WordLevel({f"w{i}": i for i in range(VOCAB)}, unk_token="w0"))
-    return PreTrainedTokenizerFast(tokenizer_object=words, eos_token="w2", pad_token="w0")
+    return word_tokenizer(eos=2)
 
 
 def mixed_prompts(n: int, shared: int = 3, longest: int = 20, seed: int = 0) -> list[list[int]]:
@@ -95,7 +99,9 @@ def mixed_prompts(n: int, shared: int = 3, longest: int = 20, seed: int = 0) -> 
     return [prefix + [rng.randrange(10, VOCAB) for _ in range(rng.randrange(1, longest))] for _ in range(n)]
 
 
-def by_transformers(model: PreTrainedModel, prompts: Sequence[Sequence[int]], max_new_tokens: int) -> list[list[int]]:
+def by_transformers(
+    model: PreTrainedModel, prompts: Sequence[Sequence[int]], max_new_tokens: int, stops: Sequence[int] = STOPS
+) -> list[list[int]]:
     """What ``model.generate`` answers to a left-padded batch, up to the first stop token."""
     width = max(map(len, prompts))
     out = model.generate(
@@ -105,7 +111,7 @@ def by_transformers(model: PreTrainedModel, prompts: Sequence[Sequence[int]], ma
         do_sample=False,
     )
     answers = out[:, width:].tolist()
-    ends = [next((i for i, token in enumerate(a) if token in STOPS), max_new_tokens) for a in answers]
+    ends = [next((i for i, token in enumerate(a) if token in stops), max_new_tokens) for a in answers]
     return [answer[:end] for answer, end in zip(answers, ends, strict=True)]
 
 
@@ -154,9 +160,16 @@ def test_prompts_longer_than_a_chunk(tokenizer: Any, monkeypatch: pytest.MonkeyP
 def test_a_cache_that_grows_and_shrinks(block: int, tokenizer: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(llama, "_BLOCK", block)
     model = make("llama")
+    model.generation_config.eos_token_id = None
     prompts = [[11] + [13] * 30, [11, 12], [11, 14, 15], [11, 16], [11, 17]]
-    answers = generate(model, tokenizer, prompts, max_new_tokens=15, batch_size=2)
-    assert tokens(answers) == [by_transformers(model, [p], 15)[0] for p in prompts]
+    full = [by_transformers(model, [p], 15, stops=[])[0] for p in prompts]
+    # Short rows end early and are replaced while the long one runs on.
+    stops = sorted({token for answer in full[1:] for token in answer} - set(full[0]))
+    ends = [next((i for i, token in enumerate(answer) if token in stops), 15) for answer in full]
+    assert ends[0] == 15
+    assert max(ends[1:]) < 15
+    answers = generate(model, tokenizer, prompts, max_new_tokens=15, batch_size=2, stop_ids=stops)
+    assert tokens(answers) == [answer[:end] for answer, end in zip(full, ends, strict=True)]
 
 
 @pytest.mark.parametrize("packed", [True, False])
@@ -199,15 +212,23 @@ def test_all_rows_finish_at_once(kind: str, tokenizer: Any) -> None:
 
 
 def test_stop_tokens_come_from_the_generation_config_and_the_tokenizer(tokenizer: Any) -> None:
-    model, prompts = make("llama"), mixed_prompts(23)
+    model, prompts = make("llama"), mixed_prompts(4)
     model.generation_config.eos_token_id = None
-    assert tokens(generate(model, tokenizer, prompts, max_new_tokens=15)) == tokens(
-        generate(model, tokenizer, prompts, max_new_tokens=15, stop_ids=[2])
-    )
-    model.generation_config.eos_token_id = 9
-    assert tokens(generate(model, tokenizer, prompts, max_new_tokens=15)) == tokens(
-        generate(model, tokenizer, prompts, max_new_tokens=15, stop_ids=STOPS)
-    )
+    full = tokens(generate(model, tokenizer, prompts, max_new_tokens=15, stop_ids=[]))[0]
+    assert len(set(full[:6])) > 2, "the two stop tokens must differ"
+    early, late = full[0], next(token for token in full if token != full[0])
+    assert generate(model, word_tokenizer(late), prompts, max_new_tokens=15)[0].tokens == full[: full.index(late)]
+    model.generation_config.eos_token_id = early
+    assert generate(model, word_tokenizer(late), prompts, max_new_tokens=15)[0].tokens == []
+    model.generation_config.eos_token_id = [late, VOCAB - 1]
+    assert generate(model, tokenizer, prompts, max_new_tokens=15)[0].tokens == full[: full.index(late)]
+
+
+@pytest.mark.parametrize("kind", ["llama", "gpt2"])
+def test_no_dropout_while_generating(kind: str, tokenizer: Any) -> None:
+    model, prompts = make(kind), mixed_prompts(9)
+    expected = tokens(generate(model, tokenizer, prompts, max_new_tokens=15))
+    assert tokens(generate(model.train(), tokenizer, prompts, max_new_tokens=15)) == expected
 
 
 def test_on_done_is_called_once_for_every_prompt_with_what_is_returned(tokenizer: Any) -> None:

@@ -9,6 +9,7 @@ import sys
 from collections.abc import Iterable
 from dataclasses import asdict, fields, is_dataclass
 from difflib import get_close_matches
+from hashlib import sha256
 from importlib import metadata
 from pathlib import Path
 from typing import Any, cast, get_type_hints
@@ -260,7 +261,10 @@ def _tier(recipe: Recipe) -> str | None:
 def _first_sets(rows: list[Row], max_sets: int) -> list[Row]:
     if not max_sets:
         return rows
-    kept = set(sorted({row.set_id or row.id for row in rows})[:max_sets])
+    # By hash, not by name: names begin with the family, and the first ones would all be of one kind.
+    kept = set(
+        sorted({row.set_id or row.id for row in rows}, key=lambda name: sha256(name.encode()).digest())[:max_sets]
+    )
     return [row for row in rows if (row.set_id or row.id) in kept]
 
 

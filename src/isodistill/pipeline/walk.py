@@ -133,7 +133,10 @@ def _results(folder: Path) -> dict[str, Any]:
     path = folder / "results.json"
     if not path.is_file():
         raise UserError(f"{folder} has no results.json; `isodistill evaluate {folder}` makes it.")
-    results: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    try:
+        results: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise UserError(f"{path} is damaged: {error}. `isodistill evaluate {folder}` makes it again.") from error
     return results
 
 
