@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import yaml
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from isodistill.errors import UserError
@@ -38,12 +38,14 @@ recipes = st.builds(
 )
 
 
+@settings(deadline=None)
 @given(recipes)
 def test_what_is_written_reads_back_equal(recipe: Recipe) -> None:
     text = dump_recipe(recipe)
     assert parse_recipe(_tree(text)) == recipe
 
 
+@settings(deadline=None)
 @given(recipes)
 def test_every_default_is_written_out(recipe: Recipe) -> None:
     assert _tree(dump_recipe(recipe)).keys() == asdict(recipe).keys()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from isodistill.alignment import ALIGNMENTS, ERM, PooledERM
@@ -13,6 +13,7 @@ from isodistill.models.lora import DomainGradients
 counts = st.lists(st.integers(0, 5000), min_size=1, max_size=6).filter(any)
 
 
+@settings(deadline=None)
 @given(counts, st.integers(0, 99))
 def test_erm_is_the_mean_of_domain_means(n: list[int], seed: int) -> None:
     losses = [torch.rand(k, generator=torch.Generator().manual_seed(seed + i)).double() for i, k in enumerate(n)]
@@ -23,6 +24,7 @@ def test_erm_is_the_mean_of_domain_means(n: list[int], seed: int) -> None:
     assert all(float(w) == 0 for w, k in zip(weights, n, strict=True) if k == 0)
 
 
+@settings(deadline=None)
 @given(counts)
 def test_pooled_erm_is_the_mean_over_tokens(n: list[int]) -> None:
     weights = PooledERM().domain_weights(torch.tensor(n, dtype=torch.float64))

@@ -22,7 +22,7 @@ PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").r
 NAMES = [str(page.relative_to(ROOT)) for page in PAGES]
 
 FENCE = re.compile(r'^```(\w+)(?: title="([^"]+)")?\n(.*?)^```$', re.MULTILINE | re.DOTALL)
-TRAINS = re.compile(r"isodistill (demo|run|train)\b|own_data\.py|studies/")
+TRAINS = re.compile(r"isodistill (?:demo|run|train)\b|own_data\.py|prontoqa\.py")
 SMALL = (
     " --set student=tiny --set train.steps=2 --set evaluate.max_new_tokens=8 --set evaluate.max_sets=4"
     " --set isomers.n_sets=60"
@@ -52,7 +52,7 @@ def commands(block: Block) -> list[str]:
 def in_small(command: str) -> str:
     if command.startswith("make "):
         return command.replace("make ", f"make --dry-run -C {ROOT} ", 1)
-    return command + SMALL if TRAINS.search(command) else command
+    return TRAINS.sub(lambda found: found[0] + SMALL, command)  # before the page's own overrides, which so win
 
 
 def environment() -> dict[str, str]:

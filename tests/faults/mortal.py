@@ -15,16 +15,18 @@ from isodistill.recipe import Recipe
 CHANGES = ("open", "os.rename", "os.remove", "os.rmdir", "os.truncate")
 
 
-def walk(recipe: Recipe, folder: Path, die_at: int, changes: SimpleQueue[int]) -> None:
-    """Walk the recipe; the process is killed just before it changes a file for the ``die_at``-th time (0: never).
+def walk(recipe: Recipe, folder: Path, place: str, die_at: int, changes: SimpleQueue[int]) -> None:
+    """Walk the recipe; the process is killed just before the ``die_at``-th change of a file (0: never).
 
-    The number of changes of a walk that ends well is put into ``changes``.
+    Only files with ``place`` in their path below ``folder`` count; the number of changes of a walk that ends well is
+    put into ``changes``.
     """
     done = 0
 
     def watch(event: str, args: tuple[Any, ...]) -> None:
         nonlocal done
-        if event in CHANGES and _is_change(event, args, str(folder)):
+        path = _changed(event, args, str(folder)) if event in CHANGES else None
+        if path is not None and place in path:
             done += 1
             if done == die_at:
                 os.kill(os.getpid(), signal.SIGKILL)
@@ -34,9 +36,12 @@ def walk(recipe: Recipe, folder: Path, die_at: int, changes: SimpleQueue[int]) -
     changes.put(done)
 
 
-def _is_change(event: str, args: tuple[Any, ...], folder: str) -> bool:
-    if event == "open":
-        path, _, flags = args
-        return bool(flags & (os.O_WRONLY | os.O_RDWR)) and str(path).startswith(folder)
+def _changed(event: str, args: tuple[Any, ...], folder: str) -> str | None:
+    """The path below ``folder`` that an event changes."""
+    path = str(args[0])
+    if event == "open" and not args[2] & (os.O_WRONLY | os.O_RDWR):
+        return None
+    if path.startswith(folder):
+        return path.removeprefix(folder)
     # shutil.rmtree names what it removes relative to an open folder.
-    return str(args[0]).startswith(folder) or (event in ("os.remove", "os.rmdir") and args[1] != -1)
+    return path if event in ("os.remove", "os.rmdir") and args[1] != -1 else None

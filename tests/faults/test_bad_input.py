@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import gzip
 import json
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+from isodistill.cli import main
+from isodistill.errors import UserError
 
 pytestmark = pytest.mark.faults
 
@@ -380,11 +384,6 @@ def test_damaged_file_of_a_run(
 def test_debug_shows_the_traceback_before_and_after_the_verb(
     isodistill: Call, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import sys
-
-    from isodistill.cli import main
-    from isodistill.errors import UserError
-
     for arguments in (["--debug", "run", "no.yaml"], ["run", "no.yaml", "--debug"], ["run", "--debug", "no.yaml"]):
         monkeypatch.setattr(sys, "argv", ["isodistill", *arguments])
         with pytest.raises(UserError, match=r"no recipe no\.yaml"):

@@ -16,7 +16,6 @@ import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
-from multiprocessing.context import ForkServerContext
 from pathlib import Path
 from typing import Any
 
@@ -42,28 +41,12 @@ FRACTIONS = [random.Random(seed).random() for seed in range(10)]
 
 @dataclass(frozen=True)
 class Lab:
-    """What the killed runs are measured against, and how to start them."""
+    """The recipe, what it leaves when nothing happens, and how long it takes in seconds and in changes of files."""
 
     recipe: Recipe
     reference: Path
-    context: ForkServerContext
     seconds: float
     changes: int
-
-    def walk(self, folder: Path, *, die_at: int = 0, die_after: float | None = None) -> int:
-        """Walk the recipe in a process of its own; returns its exit code."""
-        from mortal import walk
-
-        changes = self.context.SimpleQueue()
-        process = self.context.Process(target=walk, args=(self.recipe, folder, die_at, changes))
-        process.start()
-        process.join(die_after)
-        if process.is_alive():
-            process.kill()
-            process.join()
-        code = process.exitcode
-        assert code is not None
-        return code
 
 
 @pytest.fixture(scope="module")
@@ -75,18 +58,29 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
     recipe = load_recipe(folder / "recipe.yaml")
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(str(Path(__file__).parent))
-        from mortal import walk
+        start(recipe, folder / "warm")  # pays for the imports
+        begin = time.monotonic()
+        code, changes = start(recipe, folder / "timed")
+        assert code == 0
+        yield Lab(recipe, folder / "reference", time.monotonic() - begin, changes)
 
-        context = multiprocessing.get_context("forkserver")
-        context.set_forkserver_preload(["isodistill.pipeline"])
-        seconds = 0.0
-        for name in ("warm", "timed"):  # the first one pays for the imports
-            begin, changes = time.monotonic(), context.SimpleQueue()
-            process = context.Process(target=walk, args=(recipe, folder / name, 0, changes))
-            process.start()
-            process.join()
-            seconds = time.monotonic() - begin
-        yield Lab(recipe, folder / "reference", context, seconds, changes.get())
+
+def start(
+    recipe: Recipe, folder: Path, place: str = "", die_at: int = 0, die_after: float | None = None
+) -> tuple[int, int]:
+    """Walk the recipe in a process of its own; returns its exit code and, if it ended well, the number of changes."""
+    from mortal import walk
+
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["isodistill.pipeline"])
+    changes = context.SimpleQueue()
+    process = context.Process(target=walk, args=(recipe, folder, place, die_at, changes))
+    process.start()
+    process.join(die_after)
+    process.kill()
+    process.join()
+    assert process.exitcode is not None
+    return process.exitcode, 0 if changes.empty() else changes.get()
 
 
 def outcome(folder: Path) -> dict[str, Any]:
@@ -110,34 +104,52 @@ def outcome(folder: Path) -> dict[str, Any]:
 
 
 def finish(lab: Lab, folder: Path) -> None:
-    """Start the run again until it ends, and compare."""
-    assert lab.walk(folder) == 0
+    """Start the run again, and compare what it leaves."""
+    assert start(lab.recipe, folder)[0] == 0
     found, expected = outcome(folder), outcome(lab.reference)
     assert found["report"]
-    different = [name for name in expected if found.get(name) != expected[name]]
     assert found.keys() == expected.keys()
-    assert not different
+    assert [name for name in expected if found[name] != expected[name]] == []
     shutil.rmtree(folder)
 
 
 @pytest.mark.parametrize("fraction", FRACTIONS, ids=lambda f: f"{f:.2f}")
 def test_killed_at_a_random_moment(lab: Lab, tmp_path: Path, fraction: float) -> None:
-    lab.walk(tmp_path / "run", die_after=fraction * lab.seconds)
+    start(lab.recipe, tmp_path / "run", die_after=fraction * lab.seconds)
     finish(lab, tmp_path / "run")
 
 
 @pytest.mark.parametrize("fraction", FRACTIONS, ids=lambda f: f"{f:.2f}")
 def test_killed_between_two_changes_of_files(lab: Lab, tmp_path: Path, fraction: float) -> None:
-    """Between any two writes, renames and removals: inside checkpoints, logs, answers, results and report."""
     folder = tmp_path / "run"
-    assert lab.walk(folder, die_at=1 + int(fraction * lab.changes)) == -signal.SIGKILL
+    assert start(lab.recipe, folder, die_at=1 + int(fraction * lab.changes))[0] == -signal.SIGKILL
+    finish(lab, folder)
+
+
+@pytest.mark.parametrize(
+    ("place", "die_at"),
+    [
+        ("unfinished-2/", 3),  # inside a checkpoint
+        ("unfinished-3", 9),  # before a checkpoint gets its name
+        ("student/", 1),  # after the last step, before the adapter is saved
+        ("student/", 3),  # inside the saved adapter
+        ("train.json", 1),
+        ("representations/after", 1),  # before the first answers after training
+        ("predictions.jsonl", 6),  # between two answers of one block
+        ("results.json", 1),
+        ("report.html", 1),
+    ],
+)
+def test_killed_inside_a_step(lab: Lab, tmp_path: Path, place: str, die_at: int) -> None:
+    folder = tmp_path / "run"
+    assert start(lab.recipe, folder, place, die_at)[0] == -signal.SIGKILL
     finish(lab, folder)
 
 
 def test_killed_again_and_again(lab: Lab, tmp_path: Path) -> None:
     """Every start gets a few changes further than the last one, until one ends."""
     folder, starts = tmp_path / "run", 0
-    while lab.walk(folder, die_at=lab.changes // 5 + starts * 7) == -signal.SIGKILL:
+    while start(lab.recipe, folder, die_at=lab.changes // 5 + starts * 7)[0] == -signal.SIGKILL:
         starts += 1
     assert starts >= 2
     finish(lab, folder)

@@ -13,8 +13,9 @@ from isodistill.errors import UserError
 from isodistill.evaluation import verify
 from isodistill.pipeline import evaluate_run, report_runs, run_recipe, train_run, write_results
 from isodistill.pipeline import steps as steps_module
+from isodistill.recipe import load_recipe
 
-from .conftest import COMMAND, recipe_of
+from .conftest import COMMAND, recipe_of, sums
 
 SPLIT_KEYS = {
     "n_items", "n_sets", "acc_macro", "acc_macro_ci95", "acc_worst", "acc_by_domain", "all_correct", "transfer",
@@ -84,8 +85,6 @@ def test_a_change_taken_back_gives_the_same_run(run: Path, finished: Path) -> No
 
 
 def test_changed_data_are_read_again(tmp_path: Path, steps_done: list[str], write_rows: Any) -> None:
-    from .conftest import sums
-
     data = write_rows(sums(10))
     recipe = recipe_of(problems=str(data), method="erm", split={"valid": 0.0, "test": 0.3})
     train_run(recipe, tmp_path / "run")
@@ -189,8 +188,6 @@ def test_comparison_leads_with_the_baseline(run: Path) -> None:
 
 
 def test_the_written_recipe_makes_the_same_run(run: Path, finished: Path, steps_done: list[str]) -> None:
-    from isodistill.recipe import load_recipe
-
     recipe = load_recipe(run / "recipe.yaml")
     assert recipe.alignment is not None
     assert recipe.alignment["tau"] == 3.0

@@ -102,9 +102,7 @@ def add_lora(model: PreTrainedModel, config: LoraConfig, seed: int) -> PeftModel
         try:
             return get_peft_model(model, config)
         except ValueError as error:
-            raise UserError(
-                f"The model takes no such adapter: {error} See peft.LoraConfig."
-            ) from error
+            raise UserError(f"The model takes no such adapter: {error} See peft.LoraConfig.") from error
 
 
 def _resolve(source: str) -> tuple[str, str]:

@@ -14,6 +14,7 @@ __all__ = ["TINY", "make_tiny_student"]
 
 TINY = "tiny"
 _END = "<|end|>"
+_SPREAD = 0.3
 
 
 def make_tiny_student(texts: Iterable[str], seed: int) -> Student:
@@ -49,4 +50,7 @@ def make_tiny_student(texts: Iterable[str], seed: int) -> Student:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = LlamaForCausalLM(config)
+        # Both stay frozen under LoRA: with the usual 0.02 no hidden state could ever make a sharp prediction.
+        for weight in (model.lm_head.weight, model.model.embed_tokens.weight):
+            weight.data.normal_(0.0, _SPREAD)
     return Student(model, tokenizer, "tiny, made on the spot")

@@ -25,7 +25,7 @@ from isodistill.evaluation.generate import merged_copy
 from isodistill.evaluation.records import PredictionLog, Stage
 from isodistill.evaluation.results import json_text, split_results
 from isodistill.models.device import choose_placement
-from isodistill.models.load import Student, load_student
+from isodistill.models.load import SMOLLM2, Student, load_student
 from isodistill.models.tiny import TINY, make_tiny_student
 from isodistill.pipeline.problems import read_split, test_splits
 from isodistill.pipeline.stamps import Stamps, digest, files_under
@@ -187,8 +187,6 @@ def _student(recipe: Recipe, folder: Path) -> Student:
 
 
 def _name_of(student: str) -> str:
-    from isodistill.models.load import SMOLLM2
-
     names = {SMOLLM2: "SmolLM2-135M-Instruct, dequantised from Q4_1", TINY: "tiny, made on the spot"}
     return names.get(student, student)
 
