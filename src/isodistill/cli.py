@@ -167,7 +167,13 @@ def isomers_check(
 
     rows = load_rows(file).rows
     verdict = check_sets(rows)
-    typer.echo(str(verdict))
+    typer.echo(f"{verdict.n_sets} sets, {len(verdict.accepted)} accepted, rejection rate {verdict.rejection_rate:.1%}")
+    for family, (n_accepted, n_sets) in verdict.by_family.items():
+        typer.echo(f"  {family}: {n_accepted} of {n_sets} accepted")
+    for reason, rejection in verdict.reasons.items():
+        typer.echo(f"  {reason}: {rejection.count} sets, such as {rejection.example}")
+    if verdict.n_without_set:
+        typer.echo(f"  {verdict.n_without_set} rows have no set_id and were not judged")
     if keep is not None:
         accepted = set(verdict.accepted)
         write_rows(keep, [row for row in rows if row.set_id in accepted])

@@ -56,7 +56,7 @@ def test_missing_or_foreign_comparison(make_run: MakeRun, make_comparison: MakeR
     with pytest.raises(UserError, match="compares other runs"):
         report(run, baseline)
     file.unlink()
-    with pytest.raises(UserError, match="isodistill compare"):
+    with pytest.raises(UserError, match="isodistill report"):
         report(run, baseline)
 
 

@@ -13,7 +13,8 @@ settings are not public). This is not the penalty of the same initials, arXiv 20
 
 Spaces: ``factor`` (tier F) masks the entries of A and B; ``weight`` (tier W) masks the entries of the gradient of
 W = W0 + s B A and returns to A and B by the chain rule. Tier F depends on the basis of the factors, tier W does not.
-Neutral setting: tau = 0 is ERM, bit for bit.
+Neutral setting: with tau = 0 the step is that of the plain mean of the K gradients, bit for bit (the method ``erm``
+sums the same gradient in another order, so the two agree to rounding).
 """
 
 from __future__ import annotations

@@ -13,6 +13,7 @@ from safetensors import SafetensorError
 from isodistill import __version__
 from isodistill.data.files import write_lines
 from isodistill.errors import UserError
+from isodistill.pipeline.ranks import is_main, wait_for_all
 
 __all__ = ["Stamps", "digest", "files_under"]
 
@@ -64,9 +65,10 @@ class Stamps:
         stamp = self.done.get(name, {})
         if stamp == {"inputs": inputs, "finished": True}:
             return False
-        if stamp.get("inputs") != inputs:
+        if stamp.get("inputs") != inputs and is_main():
             clear()
             self._write(name, inputs, finished=False)
+        wait_for_all()
         try:
             do()
         except (OSError, SafetensorError) as error:
@@ -74,7 +76,9 @@ class Stamps:
                 f"The step {name} of {self.path.parent} was stopped by a file: {error}. Mend that (free some space, "
                 "check the rights); the same command then goes on from what was finished."
             ) from error
-        self._write(name, inputs, finished=True)
+        wait_for_all()
+        if is_main():
+            self._write(name, inputs, finished=True)
         return True
 
     def _write(self, name: str, inputs: str, *, finished: bool) -> None:

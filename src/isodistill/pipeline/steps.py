@@ -28,6 +28,7 @@ from isodistill.models.device import choose_placement
 from isodistill.models.load import SMOLLM2, Student, load_student
 from isodistill.models.tiny import TINY, make_tiny_student
 from isodistill.pipeline.problems import read_split, test_splits
+from isodistill.pipeline.ranks import is_main
 from isodistill.pipeline.stamps import Stamps, digest, files_under
 from isodistill.recipe import Recipe, dump_recipe, parse_recipe, typed
 from isodistill.training import DistillConfig, DistillTrainer
@@ -83,7 +84,8 @@ def train_student(recipe: Recipe, folder: Path, stamps: Stamps) -> None:
         has_checkpoint = any((folder / "checkpoints").glob("checkpoint-*"))
         trainer.train(resume_from_checkpoint=has_checkpoint)
         trainer.save_model(str(folder / "student"))
-        write_lines(folder / "train.json", [json.dumps(_cost(folder, trainer.state.global_step))])
+        if is_main():
+            write_lines(folder / "train.json", [json.dumps(_cost(folder, trainer.state.global_step))])
 
     stamps.step("train", inputs, clear=clear, do=do)
 
@@ -232,7 +234,7 @@ def _require_known(group: str, given: Iterable[str], kind: Any, name: str) -> No
 
 
 def _list_refused(refused: list[Refusal], path: Path, what: str) -> None:
-    if refused:
+    if refused and is_main():
         write_refusals(path, refused)
         print(f"{len(refused)} {what}; they are listed in {path}, the first: {refused[0]}", flush=True)
 

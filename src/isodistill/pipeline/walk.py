@@ -15,6 +15,7 @@ from isodistill.evaluation.answer import read_representations
 from isodistill.evaluation.records import PredictionLog, Record, Stage
 from isodistill.evaluation.results import compare, comparison_json, json_text
 from isodistill.pipeline.problems import make_problems, test_splits
+from isodistill.pipeline.ranks import is_main, wait_for_all
 from isodistill.pipeline.stamps import Stamps
 from isodistill.pipeline.steps import evaluate_student, train_student, write_recipe, write_results
 from isodistill.recipe import Recipe
@@ -68,8 +69,11 @@ def report_runs(folder: Path, baseline: Path | None, out: Path, command: str) ->
 
 
 def train_run(recipe: Recipe, folder: Path) -> None:
-    """Problems and training of one run folder."""
-    train_student(recipe, folder, _begin(recipe, folder))
+    """Problems and training of one run folder, by one process or by all of a launch."""
+    if is_main():
+        _begin(recipe, folder)
+    wait_for_all()
+    train_student(recipe, folder, Stamps(folder))
 
 
 def evaluate_run(recipe: Recipe, folder: Path, donor: Path | None = None) -> None:

@@ -79,7 +79,7 @@ def _origin(recipe: Mapping[str, Any], adapter: Mapping[str, Any]) -> tuple[str,
     """Hub id of the base model (the name of its folder where it has none) and the licence of its weights."""
     if recipe.get("student") in ORIGINS:
         return ORIGINS[recipe["student"]]
-    base = str(adapter["base_model_name_or_path"])
+    base = str(adapter["base_model_name_or_path"] or recipe.get("student"))
     return (Path(base).name if Path(base).is_dir() else base), "other"
 
 

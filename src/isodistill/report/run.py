@@ -19,7 +19,7 @@ MADE_BY = {
     "problems": "isodistill isomers",
     "predictions.jsonl": "isodistill evaluate",
     "results.json": "isodistill evaluate",
-    "comparison.json": "isodistill compare",
+    "comparison.json": "isodistill report",
 }
 RECORD_KEYS = ("stage", "split", "set_id", "domain", "item_id", "gold", "parsed", "output", "outcome")
 OUTCOMES = ("correct", "wrong", "truncated", "unparsed")
@@ -115,7 +115,7 @@ def read_comparison(folder: Path, run: Run, baseline: Run) -> dict[str, Any]:
     if not fits or method not in comparison["differences"] or comparison["baseline"] != baseline.results["method"]:
         raise UserError(
             f"{file} compares other runs than {run.path} with {baseline.path}, or older states of them. "
-            f"Make it again with `isodistill compare {baseline.path} {run.path}`."
+            f"Make it again with `isodistill report {run.path} --baseline {baseline.path}`."
         )
     return comparison
 

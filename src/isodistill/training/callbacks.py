@@ -29,8 +29,10 @@ class MetricsFile(TrainerCallback):
         kept = []
         if self.path.exists():
             lines = self.path.read_text(encoding="utf-8").splitlines(keepends=True)
-            # A killed run may leave a partial last line.
-            kept = [line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= state.global_step]
+            # A killed run may leave a partial last line, or the closing line of a training that will close again.
+            whole = {line: json.loads(line) for line in lines if line.endswith("\n")}
+            done = state.global_step
+            kept = [text for text, entry in whole.items() if entry["step"] <= done and "train_runtime" not in entry]
         unfinished = self.path.with_suffix(".part")
         unfinished.write_text("".join(kept) if state.global_step else "", encoding="utf-8")
         unfinished.replace(self.path)

@@ -203,6 +203,13 @@ class DistillTrainer(Trainer):
         super().create_accelerator_and_postprocess()
         self.accelerator.prepare_model = functools.partial(self.accelerator.prepare_model, evaluation_mode=True)
 
+    def _run_epoch(self, **kwargs: Any) -> None:
+        # A run resumed from its last step has nothing left to do; transformers would train one step more.
+        if self.state.global_step >= self.state.max_steps:
+            self.control.should_training_stop = True
+        else:
+            super()._run_epoch(**kwargs)
+
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
         """The optimizer of the arguments, with the alignment called around its step."""
         if self.optimizer is None:
