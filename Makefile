@@ -22,6 +22,7 @@ docs: $(READY)  ## the documentation as a web site, in site/
 	$(BIN)/mkdocs build --strict
 
 bench: $(READY)  ## cost and scale, side by side with plain SFT; writes benchmarks/results.json
+	$(BIN)/pip install --quiet -e ".[trl]"
 	$(BIN)/python -m benchmarks
 
 # torch comes first and alone, because only a plain version such as ==2.13.0 also matches the build 2.13.0+cpu and

@@ -27,6 +27,12 @@ class _Verbs(TyperGroup):
                 raise
             typer.echo(f"error: {error}", err=True)
             raise typer.Exit(2) from None
+        except Exception as error:
+            if ctx.params["debug"] or hasattr(error, "exit_code"):  # typer's own, which it shows well
+                raise
+            kind = type(error).__name__
+            typer.echo(f"error: {kind}: {error}\nRun the command with --debug for the traceback.", err=True)
+            raise typer.Exit(1) from None
         except KeyboardInterrupt as stop:
             typer.echo(f"\n{stop or 'Stopped; the same command goes on from here.'}", err=True)
             raise typer.Exit(130) from None
@@ -117,7 +123,7 @@ def report(
     baseline: Annotated[Path | None, typer.Option("--baseline", help="Run folder to compare with.")] = None,
     out: Annotated[Path | None, typer.Option("--out", help="File to write; default RUN/report.html.")] = None,
 ) -> None:
-    """Compare a run with its baseline and write report.html, from the records alone."""
+    """Compare a run with its baseline (RUN/baseline where it exists) and write report.html, from the records alone."""
     from isodistill.pipeline import report_runs
 
     _done(report_runs(run, baseline, out or run / "report.html", _command()))

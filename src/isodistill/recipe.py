@@ -119,7 +119,8 @@ class Recipe:
         objective: slot; null takes the preset's.
         alignment: slot; null takes the preset's.
         lora: arguments of ``peft.LoraConfig``.
-        train: arguments of ``DistillConfig`` (transformers.TrainingArguments names); ``steps`` is ``max_steps``.
+        train: arguments of ``DistillConfig`` (transformers.TrainingArguments names); ``steps`` is ``max_steps``, and
+            gives way to ``max_steps`` or ``num_train_epochs``.
         seed: training seed: adapters, order of the sets.
     """
 
@@ -218,8 +219,11 @@ def _build(kind: type[T], tree: Mapping[str, Any], where: str, prefix: str) -> T
                 raise UserError(f"{prefix}{key} in {where} is a group of keys, but got {value!r}.")
             values[key] = _build(cast(type[Any], hint_type), value, where, f"{prefix}{key}.")
         else:
-            default = known[key].default
-            values[key] = typed(value, hint_type, f"{prefix}{key}", where, default)
+            value = typed(value, hint_type, f"{prefix}{key}", where, known[key].default)
+            make = known[key].default_factory
+            if isinstance(value, dict) and make is not MISSING:
+                value = cast(dict[str, Any], make()) | value  # what a group leaves out keeps its default
+            values[key] = value
     return kind(**values)
 
 

@@ -35,6 +35,24 @@ def launch(folder: Path, name: str, processes: int, **settings: Any) -> list[dic
     return [load_file(folder / f"weights-{name}-{rank}.safetensors") for rank in range(processes)]
 
 
+def make_inputs(folder: Path, tokenizer: PreTrainedTokenizerFast) -> None:
+    rows = [
+        Row(
+            id=f"{s}/{d}", prompt=f"In {d}, add {s} and {k}.", completion=f"{s} + {k} = {s + k}. " * (1 + (s + k) % 3),
+            answer=str(s + k), answer_type="number", set_id=f"{s}", domain=d,
+        )
+        for s in range(8)
+        for k, d in enumerate(("law", "mathematics", "medicine"))
+    ]  # fmt: skip
+    write_rows(folder / "rows.jsonl", rows)
+    tokenizer.save_pretrained(folder / "tokenizer")
+
+
+def losses(folder: Path, name: str) -> list[tuple[int, float]]:
+    lines = [json.loads(line) for line in (folder / name / "metrics.jsonl").read_text().splitlines()]
+    return [(line["step"], line["loss"]) for line in lines if "loss" in line]
+
+
 @pytest.mark.parametrize(
     "method",
     [
@@ -46,16 +64,7 @@ def launch(folder: Path, name: str, processes: int, **settings: Any) -> list[dic
     ids=["erm", "erm_pooled", "iga-factor", "iga-weight"],
 )
 def test_two_ranks_equal_one(tmp_path: Path, tokenizer: PreTrainedTokenizerFast, method: dict[str, Any]) -> None:
-    rows = [
-        Row(
-            id=f"{s}/{d}", prompt=f"In {d}, add {s} and {k}.", completion=f"{s} + {k} = {s + k}. " * (1 + (s + k) % 3),
-            answer=str(s + k), answer_type="number", set_id=f"{s}", domain=d,
-        )
-        for s in range(8)
-        for k, d in enumerate(("law", "mathematics", "medicine"))
-    ]  # fmt: skip
-    write_rows(tmp_path / "rows.jsonl", rows)
-    tokenizer.save_pretrained(tmp_path / "tokenizer")
+    make_inputs(tmp_path, tokenizer)
     common = {"max_steps": 4, "learning_rate": 1e-2, "save_steps": 2, **method}
     (alone,) = launch(tmp_path, "alone", 1, sets_per_batch=2, **common)
     first, second = launch(tmp_path, "both", 2, sets_per_batch=1, **common)
@@ -63,5 +72,16 @@ def test_two_ranks_equal_one(tmp_path: Path, tokenizer: PreTrainedTokenizerFast,
         assert torch.equal(first[name], second[name]), f"ranks disagree on {name}"
         torch.testing.assert_close(first[name], value, rtol=1e-3, atol=2e-5)
     assert sorted(p.name for p in (tmp_path / "both" / "checkpoints").iterdir()) == ["checkpoint-2", "checkpoint-4"]
-    lines = (tmp_path / "both" / "metrics.jsonl").read_text().splitlines()
-    assert [json.loads(line)["step"] for line in lines if "loss" in json.loads(line)] == [1, 2, 3, 4]
+    assert [step for step, _ in losses(tmp_path, "both")] == [1, 2, 3, 4]
+    for (_, both), (_, one) in zip(losses(tmp_path, "both"), losses(tmp_path, "alone"), strict=True):
+        assert both == pytest.approx(one, rel=1e-4)
+
+
+def test_two_ranks_resume_in_the_middle_of_an_epoch(tmp_path: Path, tokenizer: PreTrainedTokenizerFast) -> None:
+    """Four steps an epoch: step 6 lies in the second one, where a sampler left at epoch 0 would give other sets."""
+    make_inputs(tmp_path, tokenizer)
+    common = {"sets_per_batch": 1, "learning_rate": 1e-2, "save_steps": 1, "lr_scheduler_type": "constant"}
+    (whole, _) = launch(tmp_path, "whole", 2, method="iga", max_steps=8, **common)
+    launch(tmp_path, "parts", 2, method="iga", max_steps=6, **common)
+    (resumed, _) = launch(tmp_path, "parts", 2, method="iga", max_steps=8, resume=True, **common)
+    assert all(torch.equal(resumed[name], value) for name, value in whole.items())

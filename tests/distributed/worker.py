@@ -18,6 +18,7 @@ from isodistill.data.load import load_rows
 def main(settings: Path) -> None:
     """Read the settings file that the test wrote, train, save ``weights.safetensors`` beside it."""
     given = json.loads(settings.read_text())
+    resume = given.pop("resume", False)
     torch.set_num_threads(1)
     tokenizer = PreTrainedTokenizerFast.from_pretrained(settings.parent / "tokenizer")
     torch.manual_seed(0)
@@ -37,7 +38,7 @@ def main(settings: Path) -> None:
     for name, p in trainer.model.named_parameters():
         if "lora_B" in name:
             p.data = 0.05 * torch.randn(p.shape, generator=generator)
-    trainer.train()
+    trainer.train(resume_from_checkpoint=resume)
     ranked = {n: p.detach().clone() for n, p in trainer.model.named_parameters() if p.requires_grad}
     save_file(ranked, settings.with_name(f"weights-{settings.stem}-{trainer.args.process_index}.safetensors"))
 

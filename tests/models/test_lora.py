@@ -73,7 +73,7 @@ def assert_close(found: Tensor, expected: Tensor, tolerance: float) -> None:
 @contextmanager
 def opened(model: PeftModel, dtype: torch.dtype, *, dense: bool = False) -> Iterator[DomainGradients]:
     gradients = DomainGradients.allocate(model, K, dense=dense)
-    gradients.row_bounds = row_bounds(DOMAIN_OF_ROW, K)
+    gradients.row_bounds, gradients.n_tokens = row_bounds(DOMAIN_OF_ROW, K), len(DOMAIN_OF_ROW) * 9
     with segmented_lora(model, gradients, dtype):
         yield gradients
 
@@ -115,6 +115,7 @@ def test_micro_batches_add_up(model: PeftModel, ids: Tensor) -> None:
     with opened(model, torch.float32) as gradients:
         for rows in ([0, 2, 3], [1, 4, 5]):
             gradients.row_bounds = row_bounds([DOMAIN_OF_ROW[i] for i in rows], K)
+            gradients.n_tokens = len(rows) * 9
             loss(model, ids[rows]).backward()
     for name, value in expected.items():
         assert_close(gradients.views[name], value, 2e-5)
@@ -232,3 +233,12 @@ def test_two_active_adapters_are_an_obstacle(model: PeftModel) -> None:
 
 def test_plain_lora_has_no_obstacles(model: PeftModel) -> None:
     assert segment_obstacles(model) == []
+
+
+def test_a_layer_that_sees_only_some_tokens_is_refused(model: PeftModel, ids: Tensor) -> None:
+    """As an expert of a mixture would: its tokens cannot be told apart by domain."""
+    with opened(model, torch.float32) as gradients:
+        gradients.n_tokens += 1
+        value = loss(model, ids)
+        with pytest.raises(ValueError, match="domain_major"):
+            value.backward()

@@ -105,6 +105,24 @@ def test_decay_of_adamw_is_outside_the_mask(make_trainer: MakeTrainer) -> None:
         torch.testing.assert_close(after[name], value * (1 - 1e-2 * 0.5), rtol=1e-5, atol=1e-6)
 
 
+def test_options_without_a_name_go_to_the_part_of_the_preset(make_trainer: MakeTrainer) -> None:
+    trainer = make_trainer(method="iga", alignment={"tau": 7.0})
+    assert (type(trainer.alignment).__name__, trainer.alignment.tau) == ("InvariantGradientAlignment", 7.0)
+    with pytest.raises(UserError, match="erm"):
+        make_trainer(method="erm", alignment={"tau": 7.0})
+
+
+def test_svd_rank_is_refused_where_it_would_do_nothing(make_trainer: MakeTrainer) -> None:
+    with pytest.raises(UserError, match="apply_to"):
+        make_trainer(method="iga", alignment={"space": "weight", "svd_rank": 4})
+
+
+def test_a_teacher_that_nobody_would_ask_is_refused(make_trainer: MakeTrainer, tiny_model: Any) -> None:
+    trainer = make_trainer()
+    with pytest.raises(UserError, match="teacher_model"):
+        DistillTrainer(trainer.model, trainer.args, [], trainer.processing_class, teacher_model=tiny_model)
+
+
 def test_sgd_is_masked_on_the_gradient_and_adam_on_the_update(make_trainer: MakeTrainer) -> None:
     for optim, on_update in (("sgd", False), ("adamw_torch", True)):
         trainer = make_trainer(method="iga", optim=optim, max_steps=1)
@@ -119,7 +137,6 @@ def test_sgd_is_masked_on_the_gradient_and_adam_on_the_update(make_trainer: Make
         ({"name": "iga", "form": "log"}, "form is 'log'"),
         ({"name": "iga", "taw": 1.0}, "Did you mean 'tau'"),
         ({"name": "igaa"}, "Did you mean 'iga'"),
-        ({"tau": 1.0}, "has no name"),
         ({"name": "iga", "svd_rank": 4}, "svd_rank"),
     ],
 )

@@ -49,7 +49,8 @@ class InvariantGradientAlignment(Alignment):
         tau_warmup: share of the steps over which tau rises from 0; early gradients are noise.
         apply_to: mask the ``gradient`` or the ``update`` of the optimizer; ``auto`` masks the update unless the
             optimizer is SGD, because Adam undoes a slowly varying mask on the gradient.
-        svd_rank: rank of the truncated SVD of the masked gradient in space ``weight``; None skips it.
+        svd_rank: rank of the truncated SVD of the masked gradient, for space ``weight`` and apply_to ``gradient``;
+            None skips it.
         control: ``random`` replaces the mask by a permuted one of equal density and step ratio, ``uniform`` by a
             constant of equal step ratio; a gain that these show too is not invariance.
 
@@ -93,6 +94,8 @@ class InvariantGradientAlignment(Alignment):
             raise ValueError(
                 f"alignment.svd_rank is {self.svd_rank}; it is a rank of at least 1, for space weight only"
             )
+        if self.svd_rank is not None and self.apply_to != "gradient":
+            raise ValueError("alignment.svd_rank truncates the masked gradient; set alignment.apply_to to gradient")
         self._step = 0
 
     @property

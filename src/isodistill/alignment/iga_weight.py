@@ -54,7 +54,7 @@ class WeightSpace(Space):
         stats = MaskStats()
         for layer in self.layers:
             G = gradients.dense[layer.name][present].mean(0)
-            mask = controlled(self.masks[layer.name], G, self.options.control, self.generator)
+            mask = controlled(self.masks[layer.name], G, self.options.control, self.generator, by_axis=True)
             removed = (1 - mask) * G
             if self.options.svd_rank is not None:
                 U, S, Vh, _ = truncated_svd(mask * G, self.options.svd_rank)
@@ -78,7 +78,7 @@ class WeightSpace(Space):
             dA, dB, s = deltas[layer.A].float(), deltas[layer.B].float(), layer.scale
             A, B = layer.A.detach().float() - dA, layer.B.detach().float() - dB
             U = s * (B @ dA + dB @ A)
-            mask = controlled(self.masks[layer.name], U, self.options.control, self.generator)
+            mask = controlled(self.masks[layer.name], U, self.options.control, self.generator, by_axis=True)
             D = (1 - mask) * U
             cA, cB = tangent_step(D, A, B, s)
             with torch.no_grad():

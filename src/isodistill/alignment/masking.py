@@ -75,6 +75,7 @@ class DomainAverages:
         if self.average is None or self.count is None:
             self.average = torch.zeros_like(gradients)
             self.count = torch.zeros(len(gradients), dtype=torch.float64)
+        self.average = self.average.to(gradients.device)  # a checkpoint is loaded on the CPU
         if bool(present.all()):
             self.average.lerp_(gradients, 1 - self.decay)
         else:
@@ -121,10 +122,12 @@ class RememberedStep:
         return list(torch._foreach_sub([p.detach() for p in self.parameters], self._origin))
 
 
-def controlled(mask: Tensor, x: Tensor, control: Control, generator: torch.Generator) -> Tensor:
+def controlled(
+    mask: Tensor, x: Tensor, control: Control, generator: torch.Generator, *, by_axis: bool = False
+) -> Tensor:
     """The mask itself, or the control that shares its density and step ratio on ``x``."""
     if control == "random":
-        return permuted_mask(mask, x, generator)
+        return permuted_mask(mask, x, generator, by_axis=by_axis)
     if control == "uniform":
         return uniform_mask(mask, x)
     return mask

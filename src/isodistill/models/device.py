@@ -22,7 +22,7 @@ def choose_placement(device: str | None = None, dtype: str | None = None) -> Pla
     """Device and dtype of the frozen products; adapters, losses, gradients and masks stay in fp32 everywhere.
 
     Args:
-        device: "cpu", "cuda", "cuda:1", "mps"; None takes an accelerator where there is one.
+        device: "cpu", "cuda", "cuda:1"; None takes an accelerator where there is one.
         dtype: "float32" or "bfloat16"; None takes bf16 where the hardware multiplies in bf16, fp32 elsewhere.
     """
     place = torch.device(device) if device else _best_device()
@@ -33,8 +33,6 @@ def choose_placement(device: str | None = None, dtype: str | None = None) -> Pla
         if torch.cuda.is_bf16_supported():
             return Placement(place, torch.bfloat16, f"{place} ({name}), bf16 products: supported by this GPU")
         return Placement(place, torch.float32, f"{place} ({name}), fp32: this GPU has no bf16")
-    if place.type != "cpu":
-        return Placement(place, torch.float32, f"{place}, fp32: bf16 training is not tested there")
     # Private names, but the only ones that every release since our floor has.
     if torch.cpu._is_amx_tile_supported():
         return Placement(place, torch.bfloat16, "cpu, bf16 products: this processor has AMX")
@@ -46,6 +44,4 @@ def choose_placement(device: str | None = None, dtype: str | None = None) -> Pla
 def _best_device() -> torch.device:
     if torch.cuda.is_available():
         return torch.device("cuda")
-    if torch.backends.mps.is_available():
-        return torch.device("mps")
-    return torch.device("cpu")
+    return torch.device("cpu")  # not mps: token counts and statistics are kept in fp64, which it lacks

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import shutil
 import sys
@@ -141,8 +142,8 @@ def _packaged_gguf() -> Path:
 
 def _from_gguf(gguf: Path) -> Path:
     """A plain ``save_pretrained`` folder of a GGUF file, made once: later loads take a second instead of twenty."""
-    stat = gguf.stat()
-    folder = cache_folder() / f"{gguf.stem}-{stat.st_size}"
+    with gguf.open("rb") as file:
+        folder = cache_folder() / f"{gguf.stem}-{hashlib.file_digest(file, 'sha256').hexdigest()[:12]}"
     if (folder / "config.json").exists():
         return folder
     tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)

@@ -50,6 +50,7 @@ class DomainGradients:
         views: name -> (K, *shape), windows into ``flat``.
         dense: layer name -> (K, m, n), gradients of the effective weights; empty unless asked for.
         row_bounds: rows of the current micro-batch where each domain begins and ends, (K + 1,) ascending.
+        n_tokens: rows times padded length of the current micro-batch.
     """
 
     parameters: dict[str, nn.Parameter]
@@ -57,6 +58,7 @@ class DomainGradients:
     views: dict[str, Tensor]
     dense: dict[str, Tensor] = field(default_factory=dict)
     row_bounds: list[int] = field(default_factory=list)
+    n_tokens: int = 0
 
     @classmethod
     def allocate(cls, model: nn.Module, n_domains: int, *, dense: bool = False) -> DomainGradients:
@@ -137,7 +139,7 @@ class _SegmentedLinear(torch.autograd.Function):
         y = F.linear(x, W0, bias)
         y.view(-1, y.shape[-1]).addmm_(h.view(-1, h.shape[-1]), B.T)
         ctx.save_for_backward(x, h, A, B)
-        ctx.W0, ctx.layer, ctx.n_rows = W0, layer, x.shape[0]
+        ctx.W0, ctx.layer = W0, layer
         return y
 
     @staticmethod
@@ -151,7 +153,7 @@ class _SegmentedLinear(torch.autograd.Function):
             dx = D @ ctx.W0
             dx.addmm_(dh, A)
             dx = dx.view(x.shape)
-        layer.accumulate(x.view(-1, x.shape[-1]), h.view(-1, h.shape[-1]), dh, D, D.shape[0] // ctx.n_rows)
+        layer.accumulate(x.view(-1, x.shape[-1]), h.view(-1, h.shape[-1]), dh, D)
         return dx, None, None, None, None
 
 
@@ -165,7 +167,18 @@ class _Patched:
     grad_W: Tensor | None  # (K, m, n)
     gradients: DomainGradients
 
-    def accumulate(self, x: Tensor, h: Tensor, dh: Tensor, D: Tensor, tokens_per_row: int) -> None:
+    @property
+    def shape(self) -> tuple[int, int]:
+        return self.B.shape[0], self.A.shape[1]
+
+    def accumulate(self, x: Tensor, h: Tensor, dh: Tensor, D: Tensor) -> None:
+        n_tokens = self.gradients.n_tokens
+        if len(D) != n_tokens:
+            raise ValueError(
+                f"a LoRA layer of shape {self.shape} saw {len(D)} of the {n_tokens} tokens of the micro-batch, so they "
+                "cannot be told apart by domain; set gradients: domain_major"
+            )
+        tokens_per_row = n_tokens // self.gradients.row_bounds[-1]
         bounds = [row * tokens_per_row for row in self.gradients.row_bounds]
         for k, (start, stop) in enumerate(pairwise(bounds)):
             if start == stop:
@@ -180,7 +193,8 @@ class _Patched:
 def segmented_lora(model: nn.Module, gradients: DomainGradients, dtype: torch.dtype) -> Iterator[None]:
     """While open, every LoRA linear of ``model`` computes in ``dtype`` and sends its gradients to ``gradients``.
 
-    The caller sets ``gradients.row_bounds`` before each forward. Layers go back to peft's own forward at the end.
+    The caller sets ``row_bounds`` and ``n_tokens`` of ``gradients`` before each forward. Layers go back to peft's own
+    forward at the end.
 
     Raises:
         ValueError: the model has something that segments cannot serve (see ``segment_obstacles``).

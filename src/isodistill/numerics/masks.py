@@ -211,7 +211,9 @@ def _unit(variance: Tensor, norm: Norm, keep_rate: float, global_mean: float | T
 
 
 @torch.no_grad()
-def permuted_mask(mask: Tensor, x: Tensor, generator: torch.Generator | None = None) -> Tensor:
+def permuted_mask(
+    mask: Tensor, x: Tensor, generator: torch.Generator | None = None, *, by_axis: bool = False
+) -> Tensor:
     """Control: the same entries in random places, then one scalar for the same step ratio.
 
     A gain that this mask also shows comes from damping entries, not from damping the *conflicting* ones. Our control.
@@ -220,14 +222,20 @@ def permuted_mask(mask: Tensor, x: Tensor, generator: torch.Generator | None = N
         mask: any shape, one parameter tensor.
         x: the masked tensor (gradient or step), shape of ``mask``.
         generator: where the permutation comes from.
+        by_axis: permute whole rows and whole columns of a matrix, independently, instead of single entries: the mask
+            keeps its row and column structure.
 
     Returns:
         fp32, shape of ``mask``: ``c`` times the permuted entries, with norm(result * x) = norm(mask * x). The scalar
         ``c`` may lift entries above 1; it is 1 where ``x`` is zero.
     """
     device = mask.device if generator is None else generator.device
-    order = torch.randperm(mask.numel(), generator=generator, device=device).to(mask.device)
-    permuted = mask.reshape(-1)[order].view(mask.shape).float()
+    if by_axis:
+        rows, columns = (torch.randperm(n, generator=generator, device=device).to(mask.device) for n in mask.shape)
+        permuted = mask[rows][:, columns].float()
+    else:
+        order = torch.randperm(mask.numel(), generator=generator, device=device).to(mask.device)
+        permuted = mask.reshape(-1)[order].view(mask.shape).float()
     return permuted.mul_(_ratio(_norm(mask * x), _norm(permuted * x)))
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -12,6 +14,7 @@ from isodistill.objectives.base import StudentOutput, TrainedTokens
 __all__ = ["CrossEntropy"]
 
 
+@dataclass
 class CrossEntropy:
     """D_t = -log q(y_t), in fp32, the logits made for ``chunk`` positions at a time.
 
@@ -22,10 +25,11 @@ class CrossEntropy:
         chunk: positions whose logits exist at one time; default 1024.
     """
 
-    def __init__(self, chunk: int = 1024) -> None:
-        if chunk < 1:
-            raise ValueError(f"chunk is {chunk}; it counts positions and must be at least 1")
-        self.chunk = chunk
+    chunk: int = 1024
+
+    def __post_init__(self) -> None:
+        if self.chunk < 1:
+            raise ValueError(f"chunk is {self.chunk}; it counts positions and must be at least 1")
 
     def token_losses(self, student: StudentOutput, tokens: TrainedTokens) -> tuple[Tensor, Tensor]:
         """Losses (N,) and the rows' weights (N,)."""

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import asdict, replace
 from pathlib import Path
 
-from isodistill.data.files import Refusal, write_refusals
+from isodistill.data.files import Refusal, write_lines, write_refusals
 from isodistill.data.load import load_rows, write_rows
 from isodistill.data.rows import Row
 from isodistill.data.split import check_leaks, split_rows, validate_domains
 from isodistill.errors import UserError
+from isodistill.isomers.check import check_sets
 from isodistill.isomers.cues import Cue, with_cues
 from isodistill.isomers.generate import generate_sets
 from isodistill.isomers.real import import_groups
@@ -67,7 +69,7 @@ def _load(recipe: Recipe, refused_to: Path) -> tuple[list[Row], list[Refusal]]:
             domains=domains,
             difficulty=isomers.difficulty,
         )
-        return rows, []
+        return _checked(rows, refused_to.with_name("isomers.json")), []
     if recipe.problems.startswith(_REAL):
         if recipe.real_data is None:
             raise UserError(f"problems: {recipe.problems} needs real_data: the folder that holds the real data sets.")
@@ -76,6 +78,16 @@ def _load(recipe: Recipe, refused_to: Path) -> tuple[list[Row], list[Refusal]]:
     for note in loaded.notes:
         print(note, flush=True)
     return loaded.rows, loaded.refused
+
+
+def _checked(rows: list[Row], path: Path) -> list[Row]:
+    """The rows of the sets whose texts, read back, say one thing; the rejection rate goes to ``path``."""
+    verdict = check_sets(rows)
+    reasons = {reason: rejection.count for reason, rejection in verdict.reasons.items()}
+    found = {"n_sets": verdict.n_sets, "rejection_rate": round(verdict.rejection_rate, 6), "reasons": reasons}
+    write_lines(path, [json.dumps(found)])
+    print(f"{verdict.n_sets} isomer sets read back, {len(verdict.rejected)} rejected", flush=True)
+    return [row for row in rows if row.set_id in set(verdict.accepted)]
 
 
 def _split(recipe: Recipe, rows: list[Row]) -> list[Row]:

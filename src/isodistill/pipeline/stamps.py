@@ -66,6 +66,8 @@ class Stamps:
         if stamp == {"inputs": inputs, "finished": True}:
             return False
         if stamp.get("inputs") != inputs and is_main():
+            if stamp:
+                print(f"{self.path.parent}: the inputs of the step {name} have changed; it is done anew", flush=True)
             clear()
             self._write(name, inputs, finished=False)
         wait_for_all()

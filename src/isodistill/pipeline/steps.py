@@ -36,6 +36,8 @@ from isodistill.training.slots import fill_slots
 
 __all__ = ["evaluate_student", "resolved", "train_student", "write_results"]
 
+_BOOKKEEPING = ("report_to", "run_name", "save_steps", "save_total_limit", "logging_steps", "disable_tqdm")
+"""Keys of ``train`` that change nothing about the student; another value does not train it anew."""
 _VERSIONS = ("isodistill", "torch", "transformers", "peft", "accelerate", "datasets", "numpy")
 
 
@@ -54,6 +56,7 @@ def train_student(recipe: Recipe, folder: Path, stamps: Stamps) -> None:
     keys = ("student", "lora", "seed", "train", "objective", "alignment", "max_refused")
     tree = resolved(recipe)
     files = [folder / "problems" / "train.jsonl", *files_under(Path(recipe.student))]
+    tree["train"] = {key: value for key, value in tree["train"].items() if key not in _BOOKKEEPING}
     inputs = digest({key: tree[key] for key in keys}, files)
 
     def clear() -> None:
@@ -72,6 +75,7 @@ def train_student(recipe: Recipe, folder: Path, stamps: Stamps) -> None:
             student.model,
             args=config,
             train_dataset=read_split(folder, "train"),
+            eval_dataset=read_split(folder, "valid") if (folder / "problems" / "valid.jsonl").exists() else None,
             processing_class=student.tokenizer,
             peft_config=lora,
         )
@@ -104,7 +108,10 @@ def evaluate_student(recipe: Recipe, folder: Path, stamps: Stamps, stage: Stage,
     files = [folder / "problems" / f"{name}.jsonl" for name in splits]
     files += files_under(Path(recipe.student))
     if stage == "after":
-        files.append(folder / "student" / "adapter_model.safetensors")
+        adapter = folder / "student" / "adapter_model.safetensors"
+        if not adapter.exists():
+            raise UserError(f"{folder} has no trained student ({adapter} is missing). `isodistill train` makes one.")
+        files.append(adapter)
     seed = None
     if recipe.student == TINY:  # made from the seed and the training texts, as no other student is
         seed = recipe.seed
@@ -120,7 +127,9 @@ def evaluate_student(recipe: Recipe, folder: Path, stamps: Stamps, stage: Stage,
             _forget(folder, stage)
             _take_over(donor, folder, stage)
             return
-        placement = choose_placement(recipe.train.get("use_cpu") and "cpu")
+        bf16 = recipe.train.get("bf16")
+        dtype = None if bf16 is None else "bfloat16" if bf16 else "float32"
+        placement = choose_placement("cpu" if recipe.train.get("use_cpu") else None, dtype)
         student = _student(recipe, folder)
         model = student.model
         if stage == "after":
@@ -195,8 +204,9 @@ def _name_of(student: str) -> str:
 
 def _config(recipe: Recipe, folder: Path) -> DistillConfig:
     given = dict(recipe.train)
-    if "steps" in given:
-        given["max_steps"] = given.pop("steps")
+    steps = given.pop("steps", None)
+    if steps is not None and not {"max_steps", "num_train_epochs"} & given.keys():
+        given["max_steps"] = steps
     _require_known("train", given, DistillConfig, "transformers.TrainingArguments")
     hints = get_type_hints(DistillConfig)
     for key, value in given.items():
@@ -293,13 +303,18 @@ def _forget(folder: Path, stage: Stage) -> None:
     (folder / "refused" / f"{stage}.jsonl").unlink(missing_ok=True)
     path = folder / "predictions.jsonl"
     if path.exists():
-        lines = path.read_text(encoding="utf-8").splitlines()
-        write_lines(path, [line for line in lines if line.endswith("}") and json.loads(line)["stage"] != stage])
+        lines = _lines(path)
+        write_lines(path, [line for line in lines if json.loads(line)["stage"] != stage])
 
 
 def _take_over(donor: Path, folder: Path, stage: Stage) -> None:
     own = folder / "predictions.jsonl"
-    lines = own.read_text(encoding="utf-8").splitlines() if own.exists() else []
-    donated = (donor / "predictions.jsonl").read_text(encoding="utf-8").splitlines()
+    lines = _lines(own) if own.exists() else []
+    donated = _lines(donor / "predictions.jsonl")
     shutil.copytree(donor / "representations" / stage, folder / "representations" / stage, dirs_exist_ok=True)
     write_lines(own, lines + [line for line in donated if json.loads(line)["stage"] == stage])
+
+
+def _lines(path: Path) -> list[str]:
+    """Whole lines of a JSONL file; an answer may hold other characters that ``str.splitlines`` takes for line ends."""
+    return [line for line in path.read_text(encoding="utf-8").split("\n") if line.endswith("}")]

@@ -59,9 +59,17 @@ def run_recipe(recipe: Recipe, folder: Path, command: str) -> Path:
 def report_runs(folder: Path, baseline: Path | None, out: Path, command: str) -> Path:
     """``comparison.json`` beside ``out``, the model cards, and the report, from the files of finished runs.
 
+    Args:
+        folder: the run.
+        baseline: the run to compare it with; None takes the one that ``run`` trained beside it, where there is one.
+        out: the page to write.
+        command: shown in the report as what made it.
+
     Raises:
         UserError: a folder holds no evaluated run, or the two did not answer the same problems.
     """
+    if baseline is None and (folder / BASELINE / "results.json").exists():
+        baseline = folder / BASELINE
     results = [_results(path) for path in (baseline, folder) if path is not None]
     _compare(folder, baseline, results, out.parent)
     write_report(folder, baseline=baseline, command=command, out=out)
@@ -77,7 +85,8 @@ def train_run(recipe: Recipe, folder: Path) -> None:
 
 
 def evaluate_run(recipe: Recipe, folder: Path, donor: Path | None = None) -> None:
-    """Answers before and after training, and ``results.json``."""
+    """Answers before and after training."""
+    write_recipe(recipe, folder)
     stamps = Stamps(folder)
     if recipe.evaluate.before:
         evaluate_student(recipe, folder, stamps, "before", donor)
@@ -105,7 +114,7 @@ def _compare(folder: Path, donor: Path | None, results: list[dict[str, Any]], ta
     if donor is not None:
         differences[results[-1]["method"]] = _difference((donor, "after"), (folder, "after"))
     first = donor or folder
-    if results[0]["before"]:
+    if all(result["before"] for result in results):
         differences["before"] = _difference((first, "before"), (first, "after"))
         if donor is not None:
             differences[f"before_{results[-1]['method']}"] = _difference((folder, "before"), (folder, "after"))

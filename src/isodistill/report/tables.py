@@ -135,7 +135,7 @@ def costs(runs: Sequence[tuple[str, Run]]) -> Table:
     """What training took: steps, tokens, time, speed, memory."""
     formats = {
         "steps": ("Steps", "{:,.0f}", 1),
-        "tokens": ("Trained tokens", "{:,.0f}", 1),
+        "tokens": ("Tokens read in training", "{:,.0f}", 1),
         "seconds": ("Seconds", "{:,.0f}", 1),
         "tokens_per_second": ("Tokens per second", "{:,.0f}", 1),
         "peak_memory_bytes": ("Peak memory in MiB", "{:,.0f}", 2**20),

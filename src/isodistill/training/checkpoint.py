@@ -123,7 +123,7 @@ def load_rng(folder: Path, rank: int) -> None:
         settings = json.loads(file.metadata()["settings"])
         torch.set_rng_state(file.get_tensor("torch"))
         if torch.cuda.is_available():
-            cuda = sorted(key for key in file.keys() if key.startswith("cuda/"))  # noqa: SIM118
+            cuda = sorted((key for key in file.keys() if key.startswith("cuda/")), key=lambda k: int(k[5:]))  # noqa: SIM118
             torch.cuda.set_rng_state_all([file.get_tensor(key) for key in cuda])
     version, internal, gauss = settings["python"]
     random.setstate((version, tuple(internal), gauss))

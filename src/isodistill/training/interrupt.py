@@ -7,6 +7,8 @@ import threading
 from types import FrameType, TracebackType
 from typing import Any
 
+import torch
+import torch.distributed as dist
 from transformers import TrainerCallback
 
 __all__ = ["StopOnSignal"]
@@ -39,6 +41,10 @@ class StopOnSignal(TrainerCallback):
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> Any:
         """Save and stop once asked."""
+        if args.world_size > 1:  # all ranks stop at one step, whichever of them was asked first
+            flag = torch.tensor(int(self.asked), device=args.device)
+            dist.all_reduce(flag)
+            self.asked = bool(flag)
         if self.asked:
             control.should_save = True
             control.should_training_stop = True

@@ -25,7 +25,7 @@ T = TypeVar("T")
 def fill_slots(
     method: str, objective: Mapping[str, Any] | None, alignment: Mapping[str, Any] | None
 ) -> tuple[Objective, Alignment, dict[str, dict[str, Any]]]:
-    """The parts of a preset, with the slots given by the user in place of the preset's.
+    """The parts of a preset; a slot given with a name replaces the preset's, one without adds options to it.
 
     Returns:
         The objective, the alignment, and both slots with every option.
@@ -34,9 +34,10 @@ def fill_slots(
         UserError: a preset, a name or an option is unknown (with the nearest right one), or a value is refused.
     """
     preset = _known("method", method, PRESETS)
+    # Options without a name belong to the part that the preset names.
     slots = {
-        "objective": dict(objective or preset["objective"]),
-        "alignment": dict(alignment or preset["alignment"]),
+        slot: dict(given) if given and "name" in given else preset[slot] | dict(given or {})
+        for slot, given in (("objective", objective), ("alignment", alignment))
     }
     return (
         _build("objective", slots["objective"], OBJECTIVES),
@@ -46,10 +47,6 @@ def fill_slots(
 
 
 def _build(slot: str, options: dict[str, Any], known: Mapping[str, Callable[..., T]]) -> T:
-    if "name" not in options:
-        raise UserError(
-            f"The slot {slot} has no name; choose one of {', '.join(known)}, as in {{name: {next(iter(known))}}}."
-        )
     make = _known(f"{slot}.name", options["name"], known)
     given = {key: value for key, value in options.items() if key != "name"}
     allowed = inspect.signature(make).parameters

@@ -13,11 +13,9 @@ from typing import Any, cast
 import torch
 import torch.distributed as dist
 from peft import LoraConfig, PeftModel
-from peft.utils import set_peft_model_state_dict
-from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
-from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer, TrainerCallback
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
 from isodistill.data.collate import collate
@@ -31,10 +29,11 @@ from isodistill.models.attention import plain_attention
 from isodistill.models.load import add_lora
 from isodistill.models.lora import DomainGradients, lora_layers, row_bounds, segment_obstacles, segmented_lora
 from isodistill.training.callbacks import MetricsFile, QuietProgress, SamplerEpoch, finite_or_blame
-from isodistill.training.checkpoint import load_rng, load_state, newest_checkpoint, publish, save_rng, save_state
+from isodistill.training.checkpoint import newest_checkpoint
 from isodistill.training.config import DistillConfig
 from isodistill.training.forward import Student, trained_tokens
 from isodistill.training.interrupt import StopOnSignal
+from isodistill.training.resumable import ResumableTrainer
 from isodistill.training.slots import fill_slots
 
 __all__ = ["DEFAULT_LORA", "DistillTrainer"]
@@ -43,7 +42,7 @@ DEFAULT_LORA = {"r": 16, "lora_alpha": 32, "lora_dropout": 0.0, "target_modules"
 _MAX_SKIPS = 10
 
 
-class DistillTrainer(Trainer):
+class DistillTrainer(ResumableTrainer):
     """Distil traces into a LoRA student, with an objective per token and an alignment over domains.
 
     Called as users of TRL call theirs::
@@ -60,9 +59,10 @@ class DistillTrainer(Trainer):
         model: a causal LM, or a peft model with one active adapter.
         args: see ``DistillConfig``.
         train_dataset: ``Row`` objects, plain dicts, or a ``datasets.Dataset`` with the columns of DESIGN's rows.
-        eval_dataset: likewise; its mean token loss per domain is reported by ``evaluate``.
+        eval_dataset: likewise; ``evaluate`` reports the mean over batches of their mean token loss.
         processing_class: the tokenizer.
         peft_config: LoRA settings for a model that is not wrapped yet; default: r 16, alpha 32, all linear layers.
+        teacher_model: for objectives that ask a teacher at every step; none of today's does, so it must be None.
         callbacks: as in transformers; they may read, not change the update.
 
     Attributes:
@@ -80,8 +80,14 @@ class DistillTrainer(Trainer):
         processing_class: PreTrainedTokenizerBase,
         eval_dataset: Iterable[Row | Mapping[str, Any]] | None = None,
         peft_config: LoraConfig | None = None,
+        teacher_model: PreTrainedModel | None = None,
         callbacks: list[TrainerCallback] | None = None,
     ) -> None:
+        if teacher_model is not None:
+            raise UserError(
+                f"The method {args.method} learns from traces on disk and asks no teacher while it trains; leave "
+                "teacher_model out."
+            )
         if not isinstance(model, PeftModel):
             model = add_lora(model, peft_config or LoraConfig(task_type="CAUSAL_LM", **DEFAULT_LORA), args.seed)
         elif peft_config is not None:
@@ -115,11 +121,6 @@ class DistillTrainer(Trainer):
         self._step_done = False
         self._logged_step = 0
         self._engine: ExitStack | None = None
-
-    @property
-    def checkpoints(self) -> Path:
-        """Where the checkpoints of the run lie."""
-        return Path(self.args.output_dir) / "checkpoints"
 
     # ---- rows in ----
 
@@ -166,6 +167,11 @@ class DistillTrainer(Trainer):
             seed=self.args.data_seed if self.args.data_seed is not None else self.args.seed,
             missing_domain=self.args.missing_domain,
         )
+        if len(sampler) < self.args.world_size:
+            raise UserError(
+                f"{self.args.world_size} processes need a batch each, but the training rows make {len(sampler)} "
+                f"batches of {self.args.sets_per_batch} sets. Start fewer processes, or lower sets_per_batch."
+            )
         self.sampler = sampler
         loader = DataLoader(
             cast(Any, self.train_dataset),
@@ -258,6 +264,8 @@ class DistillTrainer(Trainer):
         counts = cast(Tensor, num_items_in_batch)
         weights = self.alignment.domain_weights(counts)
         sums = self._accumulate(inputs, weights)
+        if self.args.world_size > 1:
+            dist.all_reduce(sums)
         present = counts > 0
         if self.accelerator.sync_gradients:
             self._align(present)
@@ -275,6 +283,7 @@ class DistillTrainer(Trainer):
         per_domain = self.alignment.needs_domain_gradients
         if self.segmented:
             self.gradients.row_bounds = bounds if per_domain else [0, len(index)]
+            self.gradients.n_tokens = inputs["input_ids"].numel()
             return self._backward(inputs, weights)
         parts = list(pairwise(bounds)) if per_domain else [(0, len(index))]
         sums = torch.zeros(len(self.domains), dtype=torch.float64, device=index.device)
@@ -365,44 +374,3 @@ class DistillTrainer(Trainer):
         with torch.no_grad(), self._autocast():
             losses, _ = self.objective.token_losses(student(inputs, positions), tokens)
         return losses.mean(), None, None
-
-    # ---- checkpoints ----
-
-    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
-        folder = self.checkpoints
-        final = folder / f"checkpoint-{self.state.global_step}"
-        unfinished = folder / f"unfinished-{self.state.global_step}"
-        unfinished.mkdir(parents=True, exist_ok=True)
-        save_rng(unfinished, self.args.process_index)
-        if self.args.should_save:
-            self.model.save_pretrained(unfinished)
-            save_state(unfinished, self._inner_optimizer(), self.lr_scheduler, self.alignment.state_dict())
-            self.state.save_to_json(str(unfinished / "trainer_state.json"))
-        if self.args.world_size > 1:
-            dist.barrier()
-        if self.args.should_save:
-            publish(unfinished, final, self.args.save_total_limit)
-
-    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
-        weights = load_file(Path(resume_from_checkpoint) / "adapter_model.safetensors")
-        set_peft_model_state_dict(self.model, weights)
-
-    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
-        if checkpoint is not None:
-            self.alignment.load_state_dict(load_state(Path(checkpoint), self._inner_optimizer(), self.lr_scheduler))
-
-    def _inner_optimizer(self) -> torch.optim.Optimizer:
-        """The torch optimizer inside accelerate's wrapper."""
-        return cast(torch.optim.Optimizer, getattr(self.optimizer, "optimizer", self.optimizer))
-
-    def _load_rng_state(self, checkpoint: str | None) -> None:
-        if checkpoint is not None:
-            load_rng(Path(checkpoint), self.args.process_index)
-
-    def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
-        """Adapter and tokenizer; no pickled arguments."""
-        if self.args.should_save:
-            folder = Path(output_dir or self.args.output_dir)
-            self.model.save_pretrained(folder)
-            if self.processing_class is not None:
-                self.processing_class.save_pretrained(folder)
