@@ -35,7 +35,14 @@ KEYS = {
         "lcs_centered",
     ),
     *("lcs_domain_centered", "agreement", "agreement_ci95", "agreement_wrong", "cons_given_correct"),
-    "cons_given_correct_ci95",
+    *(
+        "cons_given_correct_ci95",
+        "acc_gap_ci95",
+        "any_correct_ci95",
+        "transfer_ci95",
+        "agreement_wrong_ci95",
+        "lcs_ci95",
+    ),
 }
 FEW = {"resamples": 300}
 

@@ -34,9 +34,12 @@ __all__ = ["Representations", "compare", "compare_seeds", "comparison_json", "js
 Representations: TypeAlias = Mapping[str, Any]
 """Item id -> hidden state (d,) of the last prompt token."""
 
-_WITH_INTERVAL = ("acc_macro", "acc_worst", "all_correct", "agreement", "cons_given_correct")
-_POINTS = (*_WITH_INTERVAL, "acc_gap", "any_correct", "transfer", "agreement_wrong")
-_DIFFERENCES = (*_WITH_INTERVAL, "lcs", "lcs_ratio")
+_POINTS = (
+    *("acc_macro", "acc_worst", "acc_gap", "all_correct", "any_correct", "transfer"),
+    *("agreement", "agreement_wrong", "cons_given_correct"),
+)
+_WITH_INTERVAL = (*_POINTS, "lcs")
+_DIFFERENCES = (*_WITH_INTERVAL, "lcs_ratio")
 
 
 def split_results(

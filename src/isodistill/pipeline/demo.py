@@ -16,10 +16,15 @@ _DEMO: dict[str, Any] = {
     "student": "smollm2-135m",
     "method": "iga",
     "baseline": "erm",
-    "isomers": {"n_sets": 400, "families": ["rates", "sharing", "ordering", "inclusion"], "domains": _TRAIN},
+    "isomers": {
+        "n_sets": 400,
+        "families": ["rates", "sharing", "ordering", "inclusion"],
+        "difficulty": [1],
+        "domains": _TRAIN,
+    },
     "split": {"held_out_domains": _HELD_OUT, "valid": 0.0, "test": 0.2},
-    "train": {"steps": 60, "sets_per_batch": 2, "learning_rate": 1e-3, "save_steps": 30},
-    "evaluate": {"max_new_tokens": 80, "max_sets": 30},
+    "train": {"steps": 48, "sets_per_batch": 2, "learning_rate": 1e-3, "save_steps": 24},
+    "evaluate": {"max_new_tokens": 80, "max_sets": 24},
 }
 
 _QUICK: dict[str, Any] = {
