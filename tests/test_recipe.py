@@ -32,7 +32,7 @@ recipes = st.builds(
         cue=st.builds(Cue, kind=names, rho=shares | st.dictionaries(names, shares, max_size=2)),
     ),
     split=st.builds(Split, valid=shares, test=shares, held_out_domains=st.lists(names, max_size=2)),
-    train=st.dictionaries(names, scalars, max_size=3),
+    train=st.dictionaries(names, scalars, max_size=3).map(lambda given: {"steps": 200} | given),
     evaluate=st.builds(Evaluate, max_new_tokens=st.integers(1, 9), before=st.booleans()),
     seed=st.integers(0, 99),
 )
@@ -138,3 +138,9 @@ def test_overrides_leave_the_given_mapping_alone() -> None:
 def test_bad_overrides_are_refused(override: str) -> None:
     with pytest.raises(UserError):
         parse_recipe({"student": "tiny"}, [override])
+
+
+def test_a_group_keeps_the_defaults_of_what_it_leaves_out() -> None:
+    recipe = parse_recipe({"lora": {"r": 8}, "train": {"learning_rate": 1e-4}})
+    assert recipe.lora == Recipe().lora | {"r": 8}
+    assert recipe.train == {"steps": 200, "learning_rate": 1e-4}

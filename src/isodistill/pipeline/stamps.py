@@ -47,7 +47,9 @@ class Stamps:
                     f"{self.path} is damaged: {error}. Delete it, and every step of the run is done anew."
                 ) from error
 
-    def step(self, name: str, inputs: str, *, clear: Callable[[], None], do: Callable[[], None]) -> bool:
+    def step(
+        self, name: str, inputs: str, *, clear: Callable[[], None], do: Callable[[], None], together: bool = False
+    ) -> bool:
         """Do a step unless it was finished with the same inputs.
 
         Args:
@@ -55,6 +57,7 @@ class Stamps:
             inputs: digest of all that the step depends on.
             clear: removes what a step with *other* inputs left behind.
             do: does the step; goes on from what an interrupted one with the same inputs left behind.
+            together: every process of a launch does this step; they begin and end it together.
 
         Returns:
             Whether the step was done now.
@@ -70,7 +73,8 @@ class Stamps:
                 print(f"{self.path.parent}: the inputs of the step {name} have changed; it is done anew", flush=True)
             clear()
             self._write(name, inputs, finished=False)
-        wait_for_all()
+        if together:
+            wait_for_all()
         try:
             do()
         except (OSError, SafetensorError) as error:
@@ -78,7 +82,8 @@ class Stamps:
                 f"The step {name} of {self.path.parent} was stopped by a file: {error}. Mend that (free some space, "
                 "check the rights); the same command then goes on from what was finished."
             ) from error
-        wait_for_all()
+        if together:
+            wait_for_all()
         if is_main():
             self._write(name, inputs, finished=True)
         return True

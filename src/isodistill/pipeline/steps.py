@@ -91,7 +91,7 @@ def train_student(recipe: Recipe, folder: Path, stamps: Stamps) -> None:
         if is_main():
             write_lines(folder / "train.json", [json.dumps(_cost(folder, trainer.state.global_step))])
 
-    stamps.step("train", inputs, clear=clear, do=do)
+    stamps.step("train", inputs, clear=clear, do=do, together=True)
 
 
 def evaluate_student(recipe: Recipe, folder: Path, stamps: Stamps, stage: Stage, donor: Path | None = None) -> None:
