@@ -1,1 +1,1 @@
-"""Cost side by side with peers: ratios measured within one process, interleaved, medians of at least five."""
+"""Cost side by side with peers: ratios within one process, in turns, medians of five (three with --quick)."""
