@@ -34,7 +34,7 @@ class _Verbs(TyperGroup):
             typer.echo(f"error: {kind}: {error}\nRun the command with --debug for the traceback.", err=True)
             raise typer.Exit(1) from None
         except KeyboardInterrupt as stop:
-            typer.echo(f"\n{stop or 'Stopped; the same command goes on from here.'}", err=True)
+            typer.echo(f"\n{str(stop) or 'Stopped; the same command goes on from here.'}", err=True)
             raise typer.Exit(130) from None
 
 
@@ -155,7 +155,7 @@ def isomers_make(
         n_sets=n_sets,
         families=_listed(families) or None,
         domains=_listed(domains) or DOMAINS,
-        difficulty=[int(level) for level in _listed(difficulty)],
+        difficulty=[_level(text) for text in _listed(difficulty)],
         seed=seed,
     )
     write_rows(out, rows)
@@ -205,6 +205,12 @@ def main() -> None:
     """Entry point; --debug may stand before or after the verb."""
     arguments = [argument for argument in sys.argv[1:] if argument != "--debug"]
     app(args=["--debug", *arguments] if "--debug" in sys.argv[1:] else arguments)
+
+
+def _level(text: str) -> int:
+    if not text.isdigit():
+        raise UserError(f"--difficulty takes levels 1 to 3, as in --difficulty 1,2; got {text!r}.")
+    return int(text)
 
 
 def _listed(text: str) -> list[str]:

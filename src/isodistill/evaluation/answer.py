@@ -22,7 +22,7 @@ from isodistill.evaluation.parse import PARSER_VERSION, canon, parse_answer
 from isodistill.evaluation.records import PredictionLog, Record, Stage
 from isodistill.evaluation.verify import verify
 
-__all__ = ["Provenance", "answer_rows", "read_representations"]
+__all__ = ["Provenance", "answer_rows", "read_representations", "why_unverifiable"]
 
 _BATCHES_PER_BLOCK = 4
 
@@ -69,15 +69,17 @@ def answer_rows(
         batch_size: prompts decoded side by side.
 
     Returns:
-        Rows that cannot be asked: no answer to check against, or a prompt that leaves no room in the context.
+        Rows that cannot be asked: no answer that could be verified, or a prompt that leaves no room in the context.
     """
     context = getattr(model.config, "max_position_embeddings", None) or 2**31
     asked: list[tuple[Row, list[int]]] = []
     refused: list[Refusal] = []
     for row in rows:
+        unverifiable = why_unverifiable(row)
+        if unverifiable is not None:
+            refused.append(unverifiable)
+            continue
         try:
-            if row.answer is None or row.answer_type is None:
-                raise RowError("answer", "is missing, so an answer could not be verified", f"row {row.id}")
             asked.append((row, encode_prompt(row, tokenizer, context - max_new_tokens)))
         except RowError as error:
             refused.append(Refusal(row.id, None, error.column, error.reason))
@@ -108,6 +110,15 @@ def answer_rows(
                 if row.id not in done:
                     log.append(_record(row, prompt_ids, generation, provenance, split, max_new_tokens))
     return refused
+
+
+def why_unverifiable(row: Row) -> Refusal | None:
+    """Why an answer to this problem could not be verified; None when it can."""
+    if row.answer is None or row.answer_type is None:
+        return Refusal(row.id, None, "answer", "is missing, so an answer could not be verified")
+    if row.answer_type == "code":
+        return Refusal(row.id, None, "answer_type", "is code, which is not verified yet")
+    return None
 
 
 def read_representations(folder: Path, stage: Stage, split: str | None = None) -> dict[str, np.ndarray]:

@@ -17,7 +17,7 @@ from typing import Any, cast, get_type_hints
 import torch
 from peft import LoraConfig, PeftModel
 
-from isodistill.data.files import Refusal, write_lines, write_refusals
+from isodistill.data.files import Refusal, check_refused, write_lines, write_refusals
 from isodistill.data.rows import Row
 from isodistill.errors import UserError
 from isodistill.evaluation.answer import Provenance, answer_rows, read_representations
@@ -151,6 +151,7 @@ def evaluate_student(recipe: Recipe, folder: Path, stamps: Stamps, stage: Stage,
             )
         listed = folder / "refused" / f"{stage}.jsonl"
         _list_refused(refused, listed, "test rows could not be asked")
+        check_refused(refused, sum(len(read_split(folder, split)) for split in splits), recipe.max_refused, listed)
         if not any(log.done(stage, split) for split in splits):
             raise UserError(f"No test row could be asked, the first one because: {refused[0]}. All are in {listed}.")
 

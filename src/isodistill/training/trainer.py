@@ -94,12 +94,12 @@ class DistillTrainer(ResumableTrainer):
             raise UserError("The model carries an adapter already; leave peft_config out, or pass the bare model.")
         self.objective, self.alignment, self.preset = fill_slots(args.method, args.objective, args.alignment)
         self.refused: list[Refusal] = []
-        encoded = self._encode(train_dataset, args, processing_class)
+        encoded = self._encode(train_dataset, args, processing_class, "train")
         self.domains = args.domains or sorted({e.domain for e in encoded})
         self._require(model, args)
         args.per_device_train_batch_size = args.sets_per_batch * len(self.domains)
         collator = functools.partial(collate, domains=self.domains, pad_id=processing_class.pad_token_id)
-        evaluated = None if eval_dataset is None else self._encode(eval_dataset, args, processing_class)
+        evaluated = None if eval_dataset is None else self._encode(eval_dataset, args, processing_class, "valid")
         super().__init__(
             model=model,
             args=args,
@@ -125,16 +125,21 @@ class DistillTrainer(ResumableTrainer):
     # ---- rows in ----
 
     def _encode(
-        self, rows: Iterable[Row | Mapping[str, Any]], args: DistillConfig, tokenizer: PreTrainedTokenizerBase
+        self,
+        rows: Iterable[Row | Mapping[str, Any]],
+        args: DistillConfig,
+        tokenizer: PreTrainedTokenizerBase,
+        split: str,
     ) -> list[Encoded]:
+        refused_to = Path(args.output_dir) / "refused" / f"{split}.jsonl" if args.process_index == 0 else None
         listed = list(rows)
         if not listed or not isinstance(listed[0], Row):
-            loaded = load_rows(cast(Any, listed), max_refused=args.max_refused)
+            loaded = load_rows(cast(Any, listed), max_refused=args.max_refused, refused_to=refused_to)
             listed, self.refused = cast("list[Row | Mapping[str, Any]]", loaded.rows), self.refused + loaded.refused
         typed = cast("list[Row]", listed)
         if args.domains is not None:
             typed = [row for row in typed if row.domain in args.domains]
-        encoded, refused = encode_rows(typed, tokenizer, args.max_length, args.max_refused)
+        encoded, refused = encode_rows(typed, tokenizer, args.max_length, args.max_refused, refused_to)
         self.refused += refused
         return encoded
 
