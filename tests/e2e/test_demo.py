@@ -62,8 +62,8 @@ def test_the_packaged_gguf_is_converted_once(tmp_path: Path, monkeypatch: pytest
     def converted(*args: object, **kwargs: object) -> None:
         raise AssertionError("the GGUF file was converted again")
 
-    # The first load reads the GGUF through this very name; the second must not.
-    monkeypatch.setattr("isodistill.models.load.AutoConfig.from_pretrained", converted)
+    # Only the conversion builds a model from its config.
+    monkeypatch.setattr("isodistill.models.load.AutoModelForCausalLM.from_config", converted)
     second = load_student("smollm2-135m")
     for name, tensor in first.model.state_dict().items():
         assert torch.equal(tensor, second.model.state_dict()[name])
