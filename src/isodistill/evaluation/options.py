@@ -25,7 +25,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from string import ascii_uppercase
 from typing import TypeAlias
 
-import numpy as np
 from scipy.special import logsumexp, softmax
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -123,5 +122,5 @@ def _place(row: Row, generation: Generation, tokenizer: PreTrainedTokenizerBase)
 
 def _shares(logits: Mapping[int, float], options: Options) -> list[float]:
     """pi from the logits of the tokens."""
-    scores = np.array([logsumexp([logits[token] for token in option]) for option in options])
+    scores = [logsumexp([float(logits[token]) for token in option]) for option in options]
     return [round(float(share), 10) for share in softmax(scores)]
