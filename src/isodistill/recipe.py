@@ -84,24 +84,39 @@ class Split:
 
 @dataclass(frozen=True)
 class Evaluate:
-    """How test problems are answered and scored: greedy decoding, then ``verify``.
+    """How test problems are answered and scored: decoding, then ``verify``.
 
     Attributes:
         max_new_tokens: longest answer; longer ones count as truncated.
         batch_size: prompts decoded side by side.
         max_sets: test sets per split, drawn by a hash of their ids; 0 takes all.
         before: also evaluate the untrained student.
+        temperature: 0 decodes greedily; above 0 samples from softmax(logits / temperature).
+        n_samples: answers drawn per problem, for pass@k; every other number is then their mean.
     """
 
     max_new_tokens: int = 96
     batch_size: int = 64
     max_sets: int = 0
     before: bool = True
+    temperature: float = 0.0
+    n_samples: int = 1
 
     def __post_init__(self) -> None:
-        for name, least in (("max_new_tokens", 1), ("batch_size", 1), ("max_sets", 0)):
+        for name, least in (
+            ("max_new_tokens", 1),
+            ("batch_size", 1),
+            ("max_sets", 0),
+            ("temperature", 0),
+            ("n_samples", 1),
+        ):
             if getattr(self, name) < least:
                 raise UserError(f"evaluate.{name} is {getattr(self, name)}; it must be at least {least}.")
+        if self.n_samples > 1 and self.temperature == 0:
+            raise UserError(
+                f"evaluate.n_samples is {self.n_samples} and evaluate.temperature is 0: greedy answers are all the "
+                "same. Set a temperature, such as 0.7, or n_samples to 1."
+            )
 
 
 @dataclass(frozen=True)

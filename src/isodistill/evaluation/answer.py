@@ -7,6 +7,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from safetensors import safe_open
@@ -18,6 +19,7 @@ from isodistill.data.encode import encode_prompt
 from isodistill.data.files import Refusal
 from isodistill.data.rows import Row, RowError
 from isodistill.evaluation.generate import Generation, generate
+from isodistill.evaluation.options import Options, distributions, option_tokens, watched_tokens
 from isodistill.evaluation.parse import PARSER_VERSION, canon, parse_answer
 from isodistill.evaluation.records import PredictionLog, Record, Stage
 from isodistill.evaluation.verify import verify
@@ -40,6 +42,16 @@ class Provenance:
     stage: Stage
 
 
+@dataclass(frozen=True)
+class _Question:
+    """One answer to be given: the row, its token ids, the tokens of its options, and which of its samples it is."""
+
+    row: Row
+    prompt: list[int]
+    options: Options | None
+    sample: int
+
+
 def answer_rows(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
@@ -50,13 +62,18 @@ def answer_rows(
     split: str,
     max_new_tokens: int,
     batch_size: int,
+    temperature: float = 0.0,
+    n_samples: int = 1,
 ) -> list[Refusal]:
-    """Answer greedily every row of a split that the log does not hold yet.
+    """Answer every row of a split that the log does not hold yet: greedily, or ``n_samples`` times at a temperature.
 
-    The rows are cut into fixed blocks of four batches, and a block that was interrupted is answered again as a whole:
-    the last bits of a hidden state depend on what is decoded beside it, and so would the results on when a run was
-    killed. Beside the log, ``representations/STAGE/SPLIT-NNNN.safetensors`` gets the hidden state of every last prompt
-    token of block NNNN.
+    A drawn answer depends on the training seed, the item and the number of the sample, so methods that are compared
+    draw from the same random streams.
+
+    The questions are cut into fixed blocks of four batches, and a block that was interrupted is answered again as a
+    whole: the last bits of a hidden state depend on what is decoded beside it, and so would the results on when a run
+    was killed. Beside the log, ``representations/STAGE/SPLIT-NNNN.safetensors`` gets the hidden state of every last
+    prompt token of block NNNN.
 
     Args:
         model: a plain model, the adapter merged.
@@ -67,12 +84,14 @@ def answer_rows(
         split: name of the test split.
         max_new_tokens: longest answer.
         batch_size: prompts decoded side by side.
+        temperature: 0 takes the likeliest token; above 0 samples.
+        n_samples: answers per row.
 
     Returns:
         Rows that cannot be asked: no answer that could be verified, or a prompt that leaves no room in the context.
     """
     context = getattr(model.config, "max_position_embeddings", None) or 2**31
-    asked: list[tuple[Row, list[int]]] = []
+    asked: list[_Question] = []
     refused: list[Refusal] = []
     for row in rows:
         unverifiable = why_unverifiable(row)
@@ -80,7 +99,9 @@ def answer_rows(
             refused.append(unverifiable)
             continue
         try:
-            asked.append((row, encode_prompt(row, tokenizer, context - max_new_tokens)))
+            prompt = encode_prompt(row, tokenizer, context - max_new_tokens)
+            options = option_tokens(row, tokenizer)
+            asked += [_Question(row, prompt, options, sample) for sample in range(n_samples)]
         except RowError as error:
             refused.append(Refusal(row.id, None, error.column, error.reason))
     done = log.done(provenance.stage, split)
@@ -93,22 +114,35 @@ def answer_rows(
 
         for number, start in enumerate(range(0, len(asked), size)):
             block = asked[start : start + size]
-            if done.issuperset(row.id for row, _ in block):
+            if done.issuperset((q.row.id, q.sample) for q in block):
                 bar.update(len(block))
                 continue
             generations = generate(
                 model,
                 tokenizer,
-                [prompt_ids for _, prompt_ids in block],
+                [q.prompt for q in block],
                 max_new_tokens=max_new_tokens,
                 batch_size=batch_size,
+                temperature=temperature,
+                seeds=[_seed(provenance.seed_train, q) for q in block],
+                watch=watched_tokens(q.options for q in block),
                 on_done=advance,
             )
+            pis = distributions(
+                model,
+                tokenizer,
+                [q.row for q in block],
+                [q.prompt for q in block],
+                [q.options for q in block],
+                generations,
+                batch_size=batch_size,
+            )
             # The states first, so that every record in the log has its state.
-            _keep_hidden(folder, f"{split}-{number:04d}", [row for row, _ in block], generations)
-            for (row, prompt_ids), generation in zip(block, generations, strict=True):
-                if row.id not in done:
-                    log.append(_record(row, prompt_ids, generation, provenance, split, max_new_tokens))
+            _keep_hidden(folder, f"{split}-{number:04d}", block, generations)
+            for question, generation, pi in zip(block, generations, pis, strict=True):
+                if (question.row.id, question.sample) not in done:
+                    sampling = {"temperature": temperature, "max_new_tokens": max_new_tokens}
+                    log.append(_record(question, generation, pi, provenance, split, sampling))
     return refused
 
 
@@ -130,9 +164,15 @@ def read_representations(folder: Path, stage: Stage, split: str | None = None) -
     return states
 
 
-def _keep_hidden(folder: Path, name: str, rows: Sequence[Row], generations: Sequence[Generation]) -> None:
-    """One file of hidden states, there whole or not at all."""
-    known = [(row.id, g.hidden) for row, g in zip(rows, generations, strict=True) if g.hidden is not None]
+def _seed(seed_train: int, question: _Question) -> int:
+    key = f"{seed_train}/{question.row.id}/{question.sample}"
+    return int.from_bytes(hashlib.sha256(key.encode()).digest()[:8])
+
+
+def _keep_hidden(folder: Path, name: str, block: Sequence[_Question], generations: Sequence[Generation]) -> None:
+    """One file of hidden states, there whole or not at all; the samples of an item have one state."""
+    first = [(q.row.id, g.hidden) for q, g in zip(block, generations, strict=True) if q.sample == 0]
+    known = [(item, hidden) for item, hidden in first if hidden is not None]
     if not known:
         return
     folder.mkdir(parents=True, exist_ok=True)
@@ -143,8 +183,14 @@ def _keep_hidden(folder: Path, name: str, rows: Sequence[Row], generations: Sequ
 
 
 def _record(
-    row: Row, prompt_ids: list[int], generation: Generation, provenance: Provenance, split: str, max_new_tokens: int
+    question: _Question,
+    generation: Generation,
+    pi: list[float] | None,
+    provenance: Provenance,
+    split: str,
+    sampling: dict[str, Any],
 ) -> Record:
+    row = question.row
     assert row.answer is not None
     assert row.answer_type is not None
     parsed = parse_answer(generation.text, row.answer_type, row.choices)
@@ -163,7 +209,7 @@ def _record(
         seed_data=provenance.seed_data,
         seed_hparam=None,
         step=provenance.step,
-        prompt_hash=hashlib.sha256(json.dumps(prompt_ids).encode()).hexdigest(),
+        prompt_hash=hashlib.sha256(json.dumps(question.prompt).encode()).hexdigest(),
         output=generation.text,
         n_new_tokens=len(generation.tokens),
         finish=generation.finish,
@@ -173,5 +219,7 @@ def _record(
         canon_gold=canon(row.answer, row.answer_type, row.choices),
         outcome=verify(generation.text, row.answer, row.answer_type, row.choices, finish=generation.finish),
         parser_version=PARSER_VERSION,
-        sampling={"temperature": 0.0, "max_new_tokens": max_new_tokens},
+        sampling=sampling,
+        sample=question.sample,
+        pi=pi,
     )

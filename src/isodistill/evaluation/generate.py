@@ -42,12 +42,14 @@ class Generation:
         text: ``tokens`` decoded, without special tokens.
         finish: ``eos`` when the model ended its answer, ``length`` when it was cut at ``max_new_tokens``.
         hidden: hidden state (d,) of the last prompt token, last layer after the final norm, fp32 (specs: z of the LCS).
+        watched: (T, W) for every token chosen, the ending one included, the logits there of the W tokens watched, fp32.
     """
 
     tokens: list[int]
     text: str
     finish: Literal["eos", "length"]
     hidden: np.ndarray | None
+    watched: np.ndarray
 
 
 @dataclass
@@ -59,6 +61,7 @@ class _Row:
     rng: np.random.Generator | None = None
     hidden: np.ndarray | None = None
     tokens: list[int] = field(default_factory=list)
+    watched: list[np.ndarray] = field(default_factory=list)
     finish: Literal["eos", "length"] = "length"
 
 
@@ -72,6 +75,7 @@ def generate(
     stop_ids: Sequence[int] | None = None,
     temperature: float = 0.0,
     seeds: Sequence[int] | None = None,
+    watch: Sequence[int] = (),
     on_done: Callable[[int, Generation], None] | None = None,
 ) -> list[Generation]:
     """Answer every prompt; the answers come in the order of the prompts.
@@ -88,6 +92,7 @@ def generate(
         stop_ids: tokens that end an answer; default those of ``model.generation_config`` and the tokenizer's eos.
         temperature: 0 takes the likeliest token; above 0 samples from softmax(logits / temperature).
         seeds: one per prompt, needed with a temperature.
+        watch: tokens whose logits are kept at every step.
         on_done: called with (index, answer) as soon as an answer is finished, in no particular order. What it raises
             ends the generation and reaches the caller.
 
@@ -107,10 +112,10 @@ def generate(
     done: dict[int, Generation] = {}
     with torch.no_grad(), _evaluating(model):
         for row in _finished(
-            _decoder(model, prompts, batch_size), waiting, batch_size, max_new_tokens, stops, temperature
+            _decoder(model, prompts, batch_size), waiting, batch_size, max_new_tokens, stops, temperature, watch
         ):
             text = tokenizer.decode(row.tokens, skip_special_tokens=True)
-            done[row.index] = Generation(row.tokens, text, row.finish, row.hidden)
+            done[row.index] = Generation(row.tokens, text, row.finish, row.hidden, np.stack(row.watched))
             if on_done is not None:
                 on_done(row.index, done[row.index])
     return [done[i] for i in range(len(prompts))]
@@ -195,9 +200,11 @@ def _finished(
     max_new_tokens: int,
     stops: frozenset[int],
     temperature: float,
+    watch: Sequence[int],
 ) -> Iterator[_Row]:
     """Run all of ``waiting``, from its end, through the decoder; each row as soon as it is finished."""
     rows: list[_Row] = []
+    columns: Tensor | None = None
     while rows or waiting:
         logits = [decoder.step([row.tokens[-1] for row in rows])] if rows else []
         for group in _admitted(waiting, len(rows), batch_size):
@@ -206,8 +213,12 @@ def _finished(
             for row, z in zip(group, hidden.float().cpu().numpy(), strict=True):
                 row.hidden = z
             rows += group
-        alive = []
-        for row, token in zip(rows, _choose(torch.cat(logits), temperature, [r.rng for r in rows]), strict=True):
+        alive, scores = [], torch.cat(logits)
+        if columns is None:
+            columns = torch.tensor(watch, dtype=torch.long, device=scores.device)
+        for row, seen in zip(rows, scores[:, columns].float().cpu().numpy(), strict=True):
+            row.watched.append(seen)
+        for row, token in zip(rows, _choose(scores, temperature, [r.rng for r in rows]), strict=True):
             if token in stops:
                 row.finish = "eos"
             else:

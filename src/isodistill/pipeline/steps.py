@@ -148,6 +148,8 @@ def evaluate_student(recipe: Recipe, folder: Path, stamps: Stamps, stage: Stage,
                 split=split,
                 max_new_tokens=recipe.evaluate.max_new_tokens,
                 batch_size=recipe.evaluate.batch_size,
+                temperature=recipe.evaluate.temperature,
+                n_samples=recipe.evaluate.n_samples,
             )
         listed = folder / "refused" / f"{stage}.jsonl"
         _list_refused(refused, listed, "test rows could not be asked")
