@@ -189,7 +189,7 @@ def test_logits_of_every_step_are_those_of_a_plain_forward(packed: bool, monkeyp
                 rows = [rows[0], rows[4], rows[2]]
             for row in rows:
                 row.append(10 + len(row))
-            logits = decoder.step([row[-1] for row in rows])
+            logits = decoder.step([[row[-1]] for row in rows])
 
 
 @pytest.mark.parametrize("kind", ["llama", "gpt2"])
