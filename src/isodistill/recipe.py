@@ -91,17 +91,34 @@ class Evaluate:
         batch_size: prompts decoded side by side.
         max_sets: test sets per split, drawn by a hash of their ids; 0 takes all.
         before: also evaluate the untrained student.
+        backend: ``local`` answers in this process; ``openai`` asks a server that speaks the OpenAI API, such as vLLM.
+        base_url: of that server.
+        model: the name under which it serves the trained student.
     """
 
     max_new_tokens: int = 96
     batch_size: int = 64
     max_sets: int = 0
     before: bool = True
+    backend: str = "local"
+    base_url: str | None = None
+    model: str | None = None
 
     def __post_init__(self) -> None:
         for name, least in (("max_new_tokens", 1), ("batch_size", 1), ("max_sets", 0)):
             if getattr(self, name) < least:
                 raise UserError(f"evaluate.{name} is {getattr(self, name)}; it must be at least {least}.")
+        if self.backend not in ("local", "openai"):
+            raise UserError(f"evaluate.backend is {self.backend!r}; it is local or openai.")
+        if self.backend == "local" and (self.base_url or self.model):
+            raise UserError("evaluate.base_url and evaluate.model belong to evaluate.backend openai; it is local.")
+        if self.backend == "openai" and not (self.base_url and self.model):
+            raise UserError("evaluate.backend openai needs evaluate.base_url and evaluate.model.")
+        if self.backend == "openai" and self.before:
+            raise UserError(
+                "evaluate.backend openai asks one model, the trained student: set evaluate.before to false, or use "
+                "evaluate.backend local."
+            )
 
 
 @dataclass(frozen=True)

@@ -12,12 +12,14 @@ import numpy as np
 from safetensors import safe_open
 from safetensors.numpy import save_file
 from tqdm.auto import tqdm
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 
 from isodistill.data.encode import encode_prompt
 from isodistill.data.files import Refusal
 from isodistill.data.rows import Row, RowError
-from isodistill.evaluation.generate import Generation, generate
+from isodistill.evaluation.backends import Backend
+from isodistill.evaluation.generate import Generation
+from isodistill.evaluation.interrupt import StopAfterBlock
 from isodistill.evaluation.parse import PARSER_VERSION, canon, parse_answer
 from isodistill.evaluation.records import PredictionLog, Record, Stage
 from isodistill.evaluation.verify import verify
@@ -41,7 +43,7 @@ class Provenance:
 
 
 def answer_rows(
-    model: PreTrainedModel,
+    backend: Backend,
     tokenizer: PreTrainedTokenizerBase,
     rows: Sequence[Row],
     log: PredictionLog,
@@ -53,13 +55,13 @@ def answer_rows(
 ) -> list[Refusal]:
     """Answer greedily every row of a split that the log does not hold yet.
 
-    The rows are cut into fixed blocks of four batches, and a block that was interrupted is answered again as a whole:
-    the last bits of a hidden state depend on what is decoded beside it, and so would the results on when a run was
-    killed. Beside the log, ``representations/STAGE/SPLIT-NNNN.safetensors`` gets the hidden state of every last prompt
-    token of block NNNN.
+    The rows are cut into fixed blocks of four batches, and a block that was killed is answered again as a whole: the
+    last bits of a hidden state depend on what is decoded beside it, and so would the results on when a run was killed.
+    Ctrl-C finishes its block first, so that it loses no finished answer (``StopAfterBlock``). Beside the log,
+    ``representations/STAGE/SPLIT-NNNN.safetensors`` gets the hidden state of every last prompt token of block NNNN.
 
     Args:
-        model: a plain model, the adapter merged.
+        backend: who answers, such as a ``LocalBackend`` of a model with the adapter merged.
         tokenizer: its tokenizer.
         rows: the problems, with an answer and its type.
         log: where the records go.
@@ -71,31 +73,30 @@ def answer_rows(
     Returns:
         Rows that cannot be asked: no answer to check against, or a prompt that leaves no room in the context.
     """
-    context = getattr(model.config, "max_position_embeddings", None) or 2**31
     asked: list[tuple[Row, list[int]]] = []
     refused: list[Refusal] = []
     for row in rows:
         try:
             if row.answer is None or row.answer_type is None:
                 raise RowError("answer", "is missing, so an answer could not be verified", f"row {row.id}")
-            asked.append((row, encode_prompt(row, tokenizer, context - max_new_tokens)))
+            asked.append((row, encode_prompt(row, tokenizer, backend.context - max_new_tokens)))
         except RowError as error:
             refused.append(Refusal(row.id, None, error.column, error.reason))
     done = log.done(provenance.stage, split)
     folder = log.path.parent / "representations" / provenance.stage
     size = _BATCHES_PER_BLOCK * batch_size
-    with tqdm(total=len(asked), desc=f"{provenance.stage}, {split}") as bar:
+    with tqdm(total=len(asked), desc=f"{provenance.stage}, {split}") as bar, StopAfterBlock() as stop:
 
         def advance(index: int, generation: Generation) -> None:
             bar.update()
 
         for number, start in enumerate(range(0, len(asked), size)):
+            stop.between_blocks()
             block = asked[start : start + size]
             if done.issuperset(row.id for row, _ in block):
                 bar.update(len(block))
                 continue
-            generations = generate(
-                model,
+            generations = backend.generate(
                 tokenizer,
                 [prompt_ids for _, prompt_ids in block],
                 max_new_tokens=max_new_tokens,
