@@ -22,8 +22,8 @@ _MOST = 4
 class Drafts:
     """What followed each run of ``_CONTEXT`` tokens where it stood last, in the prompts and answers shown so far.
 
-    With the settings above the answers of a student that has learned to answer isomers took 1.7 tokens a step, 95 % of
-    the guesses right; those of an untrained one 1.1 tokens, 82 % right.
+    With the settings above a student trained for 28 steps took 1.2 tokens a step, nine of ten guesses right. Replayed on
+    the reference answers of isomers it is 1.7 tokens and 95 %, on those of the untrained student 1.1 tokens and 82 %.
     """
 
     def __init__(self) -> None:
