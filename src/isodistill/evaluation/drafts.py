@@ -23,8 +23,8 @@ class Drafts:
     """What followed each run of ``_CONTEXT`` tokens where it stood last, in the prompts and answers shown so far.
 
     With the settings above a student trained for 28 steps took 1.2 tokens a step, over eight of ten guesses right.
-    Replayed on the reference answers of isomers it is 1.7 tokens and 95 %, on the untrained student's answers 1.1 tokens
-    and 82 %.
+    Replayed on the reference answers of isomers it is 1.7 tokens and 95 %, on those of the untrained student 1.1 and
+    82 %.
     """
 
     def __init__(self) -> None:
