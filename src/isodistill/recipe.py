@@ -93,6 +93,9 @@ class Evaluate:
         before: also evaluate the untrained student.
         temperature: 0 decodes greedily; above 0 samples from softmax(logits / temperature).
         n_samples: answers drawn per problem, for pass@k; every other number is then their mean.
+        backend: ``local`` answers in this process; ``openai`` asks a server that speaks the OpenAI API, such as vLLM.
+        base_url: of that server.
+        model: the name under which it serves the trained student.
     """
 
     max_new_tokens: int = 96
@@ -101,6 +104,9 @@ class Evaluate:
     before: bool = True
     temperature: float = 0.0
     n_samples: int = 1
+    backend: str = "local"
+    base_url: str | None = None
+    model: str | None = None
 
     def __post_init__(self) -> None:
         for name, least in (
@@ -116,6 +122,17 @@ class Evaluate:
             raise UserError(
                 f"evaluate.n_samples is {self.n_samples} and evaluate.temperature is 0: greedy answers are all the "
                 "same. Set a temperature, such as 0.7, or n_samples to 1."
+            )
+        if self.backend not in ("local", "openai"):
+            raise UserError(f"evaluate.backend is {self.backend!r}; it is local or openai.")
+        if self.backend == "local" and (self.base_url or self.model):
+            raise UserError("evaluate.base_url and evaluate.model belong to evaluate.backend openai; it is local.")
+        if self.backend == "openai" and not (self.base_url and self.model):
+            raise UserError("evaluate.backend openai needs evaluate.base_url and evaluate.model.")
+        if self.backend == "openai" and self.before:
+            raise UserError(
+                "evaluate.backend openai asks one model, the trained student: set evaluate.before to false, or use "
+                "evaluate.backend local."
             )
 
 

@@ -14,6 +14,7 @@ from isodistill.data.rows import Row
 from isodistill.errors import UserError
 from isodistill.evaluation import PredictionLog, split_results
 from isodistill.evaluation.answer import Provenance, answer_rows
+from isodistill.evaluation.backends import LocalBackend
 from isodistill.evaluation.generate import Generation, generate
 from isodistill.evaluation.options import distributions, option_tokens, watched_tokens
 from isodistill.evaluation.parse import answer_start
@@ -59,7 +60,7 @@ def pi_of(student: Student, row: Row, text: str) -> tuple[list[float] | None, li
     generation, prompt = said(student, row, text)
     options = option_tokens(row, student.tokenizer)
     assert options is not None
-    args = (student.model, student.tokenizer, [row], [prompt], [options], [generation])
+    args = (LocalBackend(student.model), student.tokenizer, [row], [prompt], [options], [generation])
     return distributions(*args, batch_size=4)[0], prompt, options
 
 
@@ -105,7 +106,9 @@ def test_a_context_without_room_cuts_the_output_and_never_the_prompt(rows: list[
     options = option_tokens(row, student.tokenizer)
     for length, known in ((context - 20, True), (context - 2, False)):
         long = (prompt * context)[:length]
-        found = distributions(student.model, student.tokenizer, [row], [long], [options], [generation], batch_size=1)
+        found = distributions(
+            LocalBackend(student.model), student.tokenizer, [row], [long], [options], [generation], batch_size=1
+        )
         assert (found[0] is not None) == known
 
 
@@ -140,7 +143,7 @@ def test_records_hold_pi_of_the_rows_with_options_and_give_lcs_js(
 ) -> None:
     log = PredictionLog(tmp_path / "predictions.jsonl")
     common: dict[str, Any] = {"split": "id", "max_new_tokens": 12, "batch_size": 4}
-    assert answer_rows(student.model, student.tokenizer, rows, log, PROVENANCE, **common) == []
+    assert answer_rows(LocalBackend(student.model), student.tokenizer, rows, log, PROVENANCE, **common) == []
     for record in log.read():
         assert (record.pi is None) == (record.answer_type == "number")
         assert record.pi is None or sum(record.pi) == pytest.approx(1, abs=1e-8)
@@ -156,7 +159,7 @@ def test_sampled_answers_are_numbered_seeded_and_gone_on_with(rows: list[Row], s
     def answers(name: str, seed_train: int = 0) -> PredictionLog:
         log = PredictionLog(tmp_path / name / "predictions.jsonl")
         provenance = replace(PROVENANCE, seed_train=seed_train)
-        answer_rows(student.model, student.tokenizer, rows[:5], log, provenance, **common)
+        answer_rows(LocalBackend(student.model), student.tokenizer, rows[:5], log, provenance, **common)
         return log
 
     log = answers("a")

@@ -13,12 +13,14 @@ import numpy as np
 from safetensors import safe_open
 from safetensors.numpy import save_file
 from tqdm.auto import tqdm
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 
 from isodistill.data.encode import encode_prompt
 from isodistill.data.files import Refusal
 from isodistill.data.rows import Row, RowError
-from isodistill.evaluation.generate import Generation, generate
+from isodistill.evaluation.backends import Backend
+from isodistill.evaluation.generate import Generation
+from isodistill.evaluation.interrupt import StopAfterBlock
 from isodistill.evaluation.options import Options, distributions, option_tokens, watched_tokens
 from isodistill.evaluation.parse import PARSER_VERSION, canon, parse_answer
 from isodistill.evaluation.records import PredictionLog, Record, Stage
@@ -53,7 +55,7 @@ class _Question:
 
 
 def answer_rows(
-    model: PreTrainedModel,
+    backend: Backend,
     tokenizer: PreTrainedTokenizerBase,
     rows: Sequence[Row],
     log: PredictionLog,
@@ -70,13 +72,13 @@ def answer_rows(
     A drawn answer depends on the training seed, the item and the number of the sample, so methods that are compared
     draw from the same random streams.
 
-    The questions are cut into fixed blocks of four batches, and a block that was interrupted is answered again as a
-    whole: the last bits of a hidden state depend on what is decoded beside it, and so would the results on when a run
-    was killed. Beside the log, ``representations/STAGE/SPLIT-NNNN.safetensors`` gets the hidden state of every last
-    prompt token of block NNNN.
+    The questions are cut into fixed blocks of four batches, and a block that was killed is answered again as a whole:
+    the last bits of a hidden state depend on what is decoded beside it, and so would the results on when a run was
+    killed. Ctrl-C finishes its block first, so that it loses no finished answer (``StopAfterBlock``). Beside the log,
+    ``representations/STAGE/SPLIT-NNNN.safetensors`` gets the hidden state of every last prompt token of block NNNN.
 
     Args:
-        model: a plain model, the adapter merged.
+        backend: who answers, such as a ``LocalBackend`` of a model with the adapter merged.
         tokenizer: its tokenizer.
         rows: the problems, with an answer and its type.
         log: where the records go.
@@ -90,7 +92,6 @@ def answer_rows(
     Returns:
         Rows that cannot be asked: no answer that could be verified, or a prompt that leaves no room in the context.
     """
-    context = getattr(model.config, "max_position_embeddings", None) or 2**31
     asked: list[_Question] = []
     refused: list[Refusal] = []
     for row in rows:
@@ -99,26 +100,26 @@ def answer_rows(
             refused.append(unverifiable)
             continue
         try:
-            prompt = encode_prompt(row, tokenizer, context - max_new_tokens)
-            options = option_tokens(row, tokenizer)
+            prompt = encode_prompt(row, tokenizer, backend.context - max_new_tokens)
+            options = option_tokens(row, tokenizer) if backend.gives_logits else None
             asked += [_Question(row, prompt, options, sample) for sample in range(n_samples)]
         except RowError as error:
             refused.append(Refusal(row.id, None, error.column, error.reason))
     done = log.done(provenance.stage, split)
     folder = log.path.parent / "representations" / provenance.stage
     size = _BATCHES_PER_BLOCK * batch_size
-    with tqdm(total=len(asked), desc=f"{provenance.stage}, {split}") as bar:
+    with tqdm(total=len(asked), desc=f"{provenance.stage}, {split}") as bar, StopAfterBlock() as stop:
 
         def advance(index: int, generation: Generation) -> None:
             bar.update()
 
         for number, start in enumerate(range(0, len(asked), size)):
+            stop.between_blocks()
             block = asked[start : start + size]
             if done.issuperset((q.row.id, q.sample) for q in block):
                 bar.update(len(block))
                 continue
-            generations = generate(
-                model,
+            generations = backend.generate(
                 tokenizer,
                 [q.prompt for q in block],
                 max_new_tokens=max_new_tokens,
@@ -129,7 +130,7 @@ def answer_rows(
                 on_done=advance,
             )
             pis = distributions(
-                model,
+                backend,
                 tokenizer,
                 [q.row for q in block],
                 [q.prompt for q in block],

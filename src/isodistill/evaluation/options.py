@@ -26,10 +26,11 @@ from string import ascii_uppercase
 from typing import TypeAlias
 
 from scipy.special import logsumexp, softmax
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 
 from isodistill.data.rows import ANSWER_SENTENCE, Row
-from isodistill.evaluation.generate import Generation, generate
+from isodistill.evaluation.backends import Backend
+from isodistill.evaluation.generate import Generation
 from isodistill.evaluation.parse import answer_start
 
 __all__ = ["Options", "distributions", "option_tokens", "watched_tokens"]
@@ -66,7 +67,7 @@ def watched_tokens(options: Iterable[Options | None]) -> list[int]:
 
 
 def distributions(
-    model: PreTrainedModel,
+    backend: Backend,
     tokenizer: PreTrainedTokenizerBase,
     rows: Sequence[Row],
     prompts: Sequence[Sequence[int]],
@@ -78,7 +79,7 @@ def distributions(
     """pi (A,) of every answer; None where the row has no options, or no room for the words.
 
     Args:
-        model: the student that gave the answers.
+        backend: who gave the answers.
         tokenizer: its tokenizer.
         rows: N rows.
         prompts: their token ids.
@@ -86,19 +87,24 @@ def distributions(
         generations: their answers, with the `watched_tokens` of all options watched.
         batch_size: outputs without an answer asked side by side.
     """
-    places = [_place(row, g, tokenizer) for row, g in zip(rows, generations, strict=True)]
+    places = [
+        None if o is None else _place(row, g, tokenizer) for row, g, o in zip(rows, generations, options, strict=True)
+    ]
     logits = [None if place is None else g.watched[place] for g, place in zip(generations, places, strict=True)]
     watch = watched_tokens(options)
     cue = tokenizer(_CUE, add_special_tokens=False)["input_ids"]
-    room = (getattr(model.config, "max_position_embeddings", None) or 2**31) - len(cue) - 1
+    room = backend.context - len(cue) - 1
     asked = [i for i, o in enumerate(options) if o is not None and places[i] is None and len(prompts[i]) <= room]
-    again = generate(
-        model,
-        tokenizer,
-        [[*prompts[i], *generations[i].tokens][:room] + cue for i in asked],
-        max_new_tokens=1,
-        batch_size=batch_size,
-        watch=watch,
+    again = (
+        backend.generate(
+            tokenizer,
+            [[*prompts[i], *generations[i].tokens][:room] + cue for i in asked],
+            max_new_tokens=1,
+            batch_size=batch_size,
+            watch=watch,
+        )
+        if asked
+        else []
     )
     for i, generation in zip(asked, again, strict=True):
         logits[i] = generation.watched[0]
