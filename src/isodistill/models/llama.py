@@ -84,8 +84,8 @@ class FusedDecoder:
 
     def __call__(self, batch: Mapping[str, Tensor], positions: Tensor) -> Tensor:
         """Hidden states (N, d), fp32, after the final norm, at flat positions of input_ids (rows, T)."""
-        rows = PackedRows(batch["attention_mask"])
-        self.attention.prepare(rows.width, positions.device)
+        rows = PackedRows(batch["attention_mask"], self.attention.n_heads)
+        self.attention.prepare(rows)
         h = F.embedding(batch["input_ids"].flatten()[rows.tokens], self.embedding).float()
         chosen = rows.places[positions]
         if torch.is_grad_enabled():
@@ -130,7 +130,7 @@ class _Kept:
     normed: Tensor  # x_hat (T, d) before attention
     rstd: Tensor  # (T, 1)
     low_qkv: Low | None
-    attention: Any
+    attention: list[Any]
     attended: Tensor  # (T, n_heads * size)
     low_o: Low | None
     normed_mlp: Tensor

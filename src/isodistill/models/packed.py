@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import cast
+from itertools import groupby
 
 import torch
 from torch import Tensor, nn
@@ -23,10 +23,12 @@ _KEPT_WIDTH = 256
 """Up to this width P is kept for the backward (2 H width bytes a token in bf16); beyond it, it is made again."""
 _SCORES = 1 << 22
 """Most scores at a time, so that they stay in the processor's cache."""
+_STEP = 16
+"""Widths are multiples of this: few distinct shapes, which a CPU's products are compiled for one by one."""
 
 
 class PackedRows:
-    """Where the tokens of a padded micro-batch are.
+    """Where the tokens of a padded micro-batch are, and the slots that attention sees.
 
     Args:
         mask: (rows, width), 1 on tokens; padding may be on either side.
@@ -34,43 +36,52 @@ class PackedRows:
     Attributes:
         tokens: (T,) flat position in the padded micro-batch of every token.
         places: (rows * width,) the way back: the number of the token at a flat position.
-        n_rows, width: rows, and tokens of the longest.
+        offsets: (T,) position of every token in its row.
+        groups: (first slot, rows, width) of the rows that attention treats together.
     """
 
-    def __init__(self, mask: Tensor) -> None:
+    def __init__(self, mask: Tensor, n_heads: int) -> None:
         flat = mask.flatten()
         self.tokens = flat.nonzero().squeeze(1)
         self.places = flat.cumsum(0) - 1
+        self.offsets = (mask.cumsum(1) - 1).flatten()[self.tokens]
         lengths = mask.sum(1)
-        self.n_rows, self.width = len(mask), int(lengths.max())
         self._ends = [0, *lengths.cumsum(0).tolist()]
-        self._cells: Tensor | None = None
-        if len(self.tokens) < self.n_rows * self.width:
-            rows = self.tokens // mask.shape[1]
-            self._cells = (mask.cumsum(1) - 1).flatten()[self.tokens] + rows * self.width
+        widths = [-(-length // _STEP) * _STEP for length in lengths.tolist()]
+        first = [0] * len(widths)
+        self.groups: list[tuple[int, int, int]] = []
+        self.n_slots = 0
+        for width, rows in groupby(sorted(range(len(widths)), key=widths.__getitem__), widths.__getitem__):
+            most = max(1, _SCORES // (n_heads * width**2))
+            members = list(rows)
+            for some in (members[i : i + most] for i in range(0, len(members), most)):
+                self.groups.append((self.n_slots, len(some), width))
+                for row in some:
+                    first[row] = self.n_slots
+                    self.n_slots += width
+        self._slots = torch.tensor(first, device=mask.device)[self.tokens // mask.shape[1]] + self.offsets
 
     def bounds(self, rows: Sequence[int]) -> list[int]:
         """First tokens of the given rows; the number of rows stands for the end."""
         return [self._ends[row] for row in rows]
 
     def pad(self, x: Tensor) -> Tensor:
-        """(rows, width, m) of x (T, m), with zeros on the right of shorter rows."""
-        if self._cells is not None:
-            x = x.new_zeros(self.n_rows * self.width, x.shape[1]).index_copy_(0, self._cells, x)
-        return x.view(self.n_rows, self.width, -1)
+        """(n_slots, m) of x (T, m): rows of one group side by side, with zeros on the right of shorter ones."""
+        return x.new_zeros(self.n_slots, x.shape[1]).index_copy_(0, self._slots, x)
 
     def unpad(self, x: Tensor) -> Tensor:
-        """(T, m) of x (rows, width, m)."""
-        x = x.reshape(self.n_rows * self.width, -1)
-        return x if self._cells is None else x[self._cells]
+        """(T, m) of x (n_slots, m)."""
+        return x[self._slots]
 
 
 @dataclass(frozen=True)
 class _Kept:
-    q: Tensor  # (rows * n_kv, group * width, size)
-    k: Tensor  # (rows * n_kv, width, size)
+    """Of one group: q (n * n_kv, group * width, size), k and v (n * n_kv, width, size), P or None."""
+
+    q: Tensor
+    k: Tensor
     v: Tensor
-    P: list[Tensor | None]  # by slices of the rows: (n, group * width, width)
+    P: Tensor | None
 
 
 class PackedAttention:
@@ -86,77 +97,79 @@ class PackedAttention:
         self.n_heads, self.n_kv, self.size, self.dtype = n_heads, n_kv, size, dtype
         self.scale = size**-0.5
         self._rotary = rotary
-        self._cos = self._sin = self._bias = torch.empty(0)
+        self._biases: dict[int, Tensor] = {}
 
-    def prepare(self, width: int, device: torch.device) -> None:
-        """Tables for rows of this width."""
-        if len(self._cos) == width:
-            return
-        cos, sin = self._rotary(torch.empty(0, device=device), torch.arange(width, device=device)[None])
+    def prepare(self, rows: PackedRows) -> None:
+        """Tables for a micro-batch: cos and sin of every token, the causal mask of every width."""
+        cos, sin = self._rotary(torch.empty(0, device=rows.offsets.device), rows.offsets[None])
         self._cos, self._sin = cos[0, :, None], sin[0, :, None, : self.size // 2]
+        self._biases = {width: self._bias(width, cos.device) for _, _, width in rows.groups}
+
+    def forward(self, qkv: Tensor, rows: PackedRows) -> tuple[Tensor, list[_Kept]]:
+        """Outputs (T, n_heads * size) of query, key and value side by side (T, (n_heads + 2 n_kv) * size).
+
+        Overwrites ``qkv``.
+        """
+        self._rotate_(qkv, self._sin)
+        slots, kept = rows.pad(qkv), []
+        attended = slots.new_empty(rows.n_slots, self.n_heads * self.size)
+        for group in rows.groups:
+            q, k, v = (self._by_group(x) for x in self._heads(slots, group))
+            P = self._weights(q, k)
+            self._heads(attended, group)[0].copy_(self._by_token(torch.bmm(P, v), group))
+            kept.append(_Kept(q, k, v, P if group[2] <= _KEPT_WIDTH else None))
+        return rows.unpad(attended), kept
+
+    def backward(self, dout: Tensor, rows: PackedRows, kept: list[_Kept]) -> Tensor:
+        """Gradient of ``qkv`` from that of the outputs."""
+        douts = rows.pad(dout)
+        slots = douts.new_empty(rows.n_slots, (self.n_heads + 2 * self.n_kv) * self.size)
+        for group, (q, k, v, known) in zip(rows.groups, ((x.q, x.k, x.v, x.P) for x in kept), strict=True):
+            do = self._by_group(self._heads(douts, group)[0])
+            P = self._weights(q, k) if known is None else known
+            dP = torch.bmm(do, v.transpose(1, 2))
+            dS = torch._softmax_backward_data(dP, P, -1, self.dtype).mul_(self.scale)
+            found = (torch.bmm(dS, k), torch.bmm(dS.transpose(1, 2), q), torch.bmm(P.transpose(1, 2), do))
+            for place, gradient in zip(self._heads(slots, group), found, strict=True):
+                place.copy_(self._by_token(gradient, group))
+        dqkv = rows.unpad(slots)
+        self._rotate_(dqkv, -self._sin)
+        return dqkv
+
+    def _bias(self, width: int, device: torch.device) -> Tensor:
+        known = self._biases.get(width)
+        if known is not None:
+            return known
         future = torch.ones(width, width, dtype=torch.bool, device=device).triu(1)
         bias = torch.zeros(width, width, dtype=self.dtype, device=device).masked_fill_(future, -math.inf)
-        self._bias = bias.repeat(self.n_heads // self.n_kv, 1)[None]
-
-    def forward(self, qkv: Tensor, rows: PackedRows) -> tuple[Tensor, _Kept]:
-        """Outputs (T, n_heads * size) of query, key and value side by side (T, (n_heads + 2 n_kv) * size)."""
-        x = rows.pad(qkv).unflatten(2, (-1, self.size))
-        queries, keys, values = x.split([self.n_heads, self.n_kv, self.n_kv], dim=2)
-        q = self._by_group(self._rotated(queries, self._sin))
-        k = self._by_group(self._rotated(keys, self._sin))
-        v = self._by_group(values)
-        out, P = torch.empty_like(q), []
-        for part in self._slices(rows):
-            weights = self._weights(q[part], k[part])
-            torch.bmm(weights, v[part], out=out[part])
-            P.append(weights if rows.width <= _KEPT_WIDTH else None)
-        return rows.unpad(self._by_token(out, rows)), _Kept(q, k, v, P)
-
-    def backward(self, dout: Tensor, rows: PackedRows, kept: _Kept) -> Tensor:
-        """Gradient of ``qkv`` from that of the outputs."""
-        do = self._by_group(rows.pad(dout).unflatten(2, (-1, self.size)))
-        dq, dk, dv = (torch.empty_like(x) for x in (kept.q, kept.k, kept.v))
-        for part, known in zip(self._slices(rows), kept.P, strict=True):
-            q, k, v = kept.q[part], kept.k[part], kept.v[part]
-            P = self._weights(q, k) if known is None else known
-            torch.bmm(P.transpose(1, 2), do[part], out=dv[part])
-            dP = torch.bmm(do[part], v.transpose(1, 2))
-            dS = torch._softmax_backward_data(dP, P, -1, self.dtype).mul_(self.scale)
-            torch.bmm(dS, k, out=dq[part])
-            torch.bmm(dS.transpose(1, 2), q, out=dk[part])
-        heads = [
-            self._rotated(self._by_token(dq, rows).unflatten(2, (-1, self.size)), -self._sin),
-            self._rotated(self._by_token(dk, rows).unflatten(2, (-1, self.size)), -self._sin),
-            self._by_token(dv, rows).unflatten(2, (-1, self.size)),
-        ]
-        return rows.unpad(torch.cat(heads, dim=2))
+        return bias.repeat(self.n_heads // self.n_kv, 1)[None]
 
     def _weights(self, q: Tensor, k: Tensor) -> Tensor:
-        scores = torch.baddbmm(self._bias, q, k.transpose(1, 2), alpha=self.scale)
+        scores = torch.baddbmm(self._biases[k.shape[1]], q, k.transpose(1, 2), alpha=self.scale)
         return torch.softmax(scores, dim=-1)
 
-    def _rotated(self, x: Tensor, sin: Tensor) -> Tensor:
-        """Rotary positions of x (rows, width, heads, size); with -sin the gradient's way back."""
+    def _rotate_(self, qkv: Tensor, sin: Tensor) -> None:
+        """Rotary positions of the queries and keys, in place; with -sin the gradient's way back."""
         half = self.size // 2
-        x = x.float()
+        heads = qkv.view(len(qkv), -1, self.size)[:, : self.n_heads + self.n_kv]
+        x = heads.float()
         y = x * self._cos
         y[..., :half].addcmul_(x[..., half:], sin, value=-1)
         y[..., half:].addcmul_(x[..., :half], sin)
-        return y.to(self.dtype)
+        heads.copy_(y)
+
+    def _heads(self, slots: Tensor, group: tuple[int, int, int]) -> tuple[Tensor, ...]:
+        """Views (n, width, heads, size) of a group's queries, and of its keys and values where ``slots`` holds them."""
+        start, n, width = group
+        heads = slots[start : start + n * width].view(n, width, -1, self.size)
+        return heads.split([self.n_heads, self.n_kv, self.n_kv] if heads.shape[2] > self.n_heads else self.n_heads, 2)
 
     def _by_group(self, x: Tensor) -> Tensor:
-        """(rows, width, heads, size) to (rows * n_kv, heads / n_kv * width, size)."""
-        n_rows, width, heads, size = x.shape
-        return x.transpose(1, 2).reshape(n_rows * self.n_kv, heads // self.n_kv * width, size)
+        """(n, width, heads, size) to (n * n_kv, heads / n_kv * width, size)."""
+        n, width, heads, size = x.shape
+        return x.transpose(1, 2).reshape(n * self.n_kv, heads // self.n_kv * width, size)
 
-    def _by_token(self, x: Tensor, rows: PackedRows) -> Tensor:
-        """The inverse, heads side by side: (rows, width, heads * size)."""
-        heads = x.view(rows.n_rows, -1, rows.width, self.size)
-        return heads.transpose(1, 2).reshape(rows.n_rows, rows.width, -1)
-
-    def _slices(self, rows: PackedRows) -> list[slice]:
-        step = max(1, _SCORES // (self.n_heads * rows.width**2))
-        return [
-            slice(start * self.n_kv, min(start + step, rows.n_rows) * self.n_kv)
-            for start in range(0, rows.n_rows, step)
-        ]
+    def _by_token(self, x: Tensor, group: tuple[int, int, int]) -> Tensor:
+        """The inverse of ``_by_group``, as a view."""
+        _, n, width = group
+        return x.view(n, -1, width, self.size).transpose(1, 2)
