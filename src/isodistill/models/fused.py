@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import cast
 
 import torch
 from peft.tuners.lora import Linear as PeftLinear
@@ -57,10 +58,12 @@ class FusedLinears:
         dtype: torch.dtype,
         norm: Tensor | None = None,
     ) -> None:
-        linears = [m.base_layer if isinstance(m, PeftLinear) else m for m in modules]
+        linears = [cast(nn.Linear, m.base_layer if isinstance(m, PeftLinear) else m) for m in modules]
         weights = [m.weight.detach() for m in linears]
         W = torch.cat(weights) if norm is None else torch.cat(weights) * norm.detach()
-        biases = [w.new_zeros(len(w)) if m.bias is None else m.bias for m, w in zip(linears, weights, strict=True)]
+        biases: list[Tensor] = [
+            w.new_zeros(len(w)) if m.bias is None else m.bias for m, w in zip(linears, weights, strict=True)
+        ]
         self.frozen = FrozenLinear(W, None if all(m.bias is None for m in linears) else torch.cat(biases), dtype)
         self.norm = None if norm is None else norm.detach().float()
         self.dtype = dtype

@@ -13,6 +13,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import groupby
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -162,7 +163,8 @@ class PackedAttention:
         """Views (n, width, heads, size) of a group's queries, and of its keys and values where ``slots`` holds them."""
         start, n, width = group
         heads = slots[start : start + n * width].view(n, width, -1, self.size)
-        return heads.split([self.n_heads, self.n_kv, self.n_kv] if heads.shape[2] > self.n_heads else self.n_heads, 2)
+        sizes = [self.n_heads, self.n_kv, self.n_kv] if heads.shape[2] > self.n_heads else [self.n_heads]
+        return cast("tuple[Tensor, ...]", heads.split(sizes, dim=2))
 
     def _by_group(self, x: Tensor) -> Tensor:
         """(n, width, heads, size) to (n * n_kv, heads / n_kv * width, size)."""

@@ -22,8 +22,8 @@ _ROWS = 16  # softmax rows at a time, so that they stay in the processor's cache
 class CrossEntropy:
     """D_t = -log q(y_t), in fp32, the logits made for ``chunk`` positions at a time.
 
-    Sequence-level distillation is this loss on teacher traces (arXiv 1606.07947). Memory is O(chunk * n_vocab) instead of
-    O(N * n_vocab): under a frozen head the gradient of the hidden states is made with the losses,
+    Sequence-level distillation is this loss on teacher traces (arXiv 1606.07947). Memory is O(chunk * n_vocab) instead
+    of O(N * n_vocab). Under a frozen head the gradient of the hidden states is made with the losses,
 
         dD_t/dh_t = (softmax(z_t) - onehot(y_t)) W,        z_t = W h_t
 
@@ -41,10 +41,9 @@ class CrossEntropy:
 
     def token_losses(self, student: StudentOutput, tokens: TrainedTokens) -> tuple[Tensor, Tensor]:
         """Losses (N,) and the rows' weights (N,)."""
-
         if isinstance(student.head, FrozenLinear):
-            losses = _FrozenHeadLosses.apply(student.hidden, tokens.targets, student.head, self.chunk)  # type: ignore[no-untyped-call]
-            return losses, tokens.weights
+            inputs = (student.hidden, tokens.targets, student.head, self.chunk)
+            return _FrozenHeadLosses.apply(*inputs), tokens.weights  # type: ignore[no-untyped-call]
 
         def losses(hidden: Tensor, targets: Tensor) -> Tensor:
             return F.cross_entropy(student.head(hidden).float(), targets, reduction="none")

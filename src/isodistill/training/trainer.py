@@ -239,7 +239,7 @@ class DistillTrainer(ResumableTrainer):
         return prepared
 
     def _open_student(self) -> Student:
-        """The student whose backward fills ``self.gradients``: by fused layers where they can, else through autograd."""
+        """The student whose backward fills ``self.gradients``; fused layers where they can, autograd elsewhere."""
         assert self._engine is not None
         args, causal = self.args, self.model.get_base_model()
         obstacle = why_not_fused(causal) if self.segmented else "gradients are taken domain by domain"
