@@ -3,8 +3,8 @@
     y = x W' + b        forward
     dx = dy W           backward; W is frozen, so there is nothing else
 
-Packing spares the reordering of the weight in every product of a CPU. Measured on one AVX512-BF16 core with 1,058
-tokens at the shapes of SmolLM2-135M: 5 to 15 % in bf16, 2 to 10 times in fp32.
+Packing spares the reordering of the weight in every product of a CPU. Measured with two threads and AVX512-BF16 at
+1,058 tokens and the shapes of SmolLM2-135M's layers, best of 15: 1 to 25 % in bf16, twice as fast or more in fp32.
 """
 
 from __future__ import annotations
