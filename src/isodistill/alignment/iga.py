@@ -126,7 +126,7 @@ class InvariantGradientAlignment(Alignment):
         """ERM's gradient, masked or with the mask kept for the optimizer's step."""
         tau = self.tau * min(1.0, (self._step + 1) / self._warmup_steps) if self._warmup_steps else self.tau
         self._step += 1
-        gbar = gradients.flat[present].mean(0)
+        gbar = (gradients.flat if bool(present.all()) else gradients.flat[present]).mean(0)
         start = 0
         for p in gradients.parameters.values():
             p.grad = gbar[start : start + p.numel()].view(p.shape).to(p.dtype)

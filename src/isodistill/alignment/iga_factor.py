@@ -9,7 +9,7 @@ from torch import Tensor
 
 from isodistill.alignment.masking import DomainAverages, MaskOptions, RememberedStep, Space, controlled, named
 from isodistill.models.lora import DomainGradients
-from isodistill.numerics import MaskStats, domain_statistics, segmented_conflict_mask
+from isodistill.numerics import MaskStats, segmented_conflict_mask
 
 __all__ = ["FactorSpace"]
 
@@ -29,7 +29,7 @@ class FactorSpace(Space):
 
     def observe(self, gradients: DomainGradients, present: Tensor, tau: float) -> None:
         """Masks of all trainable tensors from the averaged domain gradients."""
-        mean, variance = domain_statistics(self.averages.update(gradients.flat, present))
+        mean, variance = self.averages.statistics(gradients.flat, present)
         options = self.options
         global_mean = float(variance.mean()) if options.norm == "global_mean" else None
         parameters = list(gradients.parameters.values())

@@ -10,7 +10,15 @@ import torch
 from torch import Tensor
 
 from isodistill.models.lora import DomainGradients
-from isodistill.numerics import Form, MaskStats, Norm, permuted_mask, uniform_mask
+from isodistill.numerics import (
+    Form,
+    MaskStats,
+    Norm,
+    domain_statistics,
+    lerp_and_statistics,
+    permuted_mask,
+    uniform_mask,
+)
 
 __all__ = ["Control", "DomainAverages", "MaskOptions", "RememberedStep", "Space", "controlled", "named"]
 
@@ -85,6 +93,18 @@ class DomainAverages:
         correction = (1 - self.decay ** self.count[seen]).to(gradients)
         average = self.average if bool(seen.all()) else self.average[seen]
         return average / correction.view(-1, *[1] * (gradients.dim() - 1))
+
+    def statistics(self, gradients: Tensor, present: Tensor) -> tuple[Tensor, Tensor]:
+        """``update`` with flat gradients (K, P), and mean (P,) and variance (P,) over the domains of its result."""
+        average, count = self.average, self.count
+        if average is None or count is None or not bool(present.all()) or len(set(count.tolist())) > 1:
+            return domain_statistics(self.update(gradients, present))
+        # All domains were seen equally often, so one correction serves them all and can wait for mean and variance.
+        self.average = average.to(gradients.device)
+        count += 1
+        correction = 1 - self.decay ** float(count[0])
+        mean, variance = lerp_and_statistics(self.average, gradients, 1 - self.decay)
+        return mean.div_(correction), variance.div_(correction**2)
 
     def state_dict(self) -> dict[str, Tensor]:
         """Empty before the first update, or with decay 0."""

@@ -23,7 +23,15 @@ from peft.tuners.lora import Linear as PeftLinear
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-__all__ = ["DomainGradients", "LoraLayer", "lora_layers", "segment_obstacles", "segmented_lora"]
+__all__ = [
+    "DomainAdapter",
+    "DomainGradients",
+    "LoraLayer",
+    "domain_adapters",
+    "lora_layers",
+    "segment_obstacles",
+    "segmented_lora",
+]
 
 
 @dataclass(frozen=True)
@@ -132,7 +140,7 @@ class _SegmentedLinear(torch.autograd.Function):
     """y = x W0' + b + s (x A') B'; the factors' gradients go to the domain buffers, not to ``.grad``."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, anchor: Tensor, W0: Tensor, bias: Tensor | None, layer: _Patched) -> Tensor:
+    def forward(ctx: Any, x: Tensor, anchor: Tensor, W0: Tensor, bias: Tensor | None, layer: DomainAdapter) -> Tensor:
         x = x.to(W0.dtype)
         A, B = layer.A.detach().to(W0.dtype), (layer.scale * layer.B.detach()).to(W0.dtype)
         h = F.linear(x, A)
@@ -145,7 +153,7 @@ class _SegmentedLinear(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
         x, h, A, B = ctx.saved_tensors
-        layer: _Patched = ctx.layer
+        layer: DomainAdapter = ctx.layer
         D = dy.reshape(-1, dy.shape[-1])
         dh = D @ B
         dx = None
@@ -158,7 +166,9 @@ class _SegmentedLinear(torch.autograd.Function):
 
 
 @dataclass
-class _Patched:
+class DomainAdapter:
+    """The factors of one adapted layer, and the buffers of their gradients by domain."""
+
     A: Tensor
     B: Tensor
     scale: float
@@ -170,6 +180,15 @@ class _Patched:
     @property
     def shape(self) -> tuple[int, int]:
         return self.B.shape[0], self.A.shape[1]
+
+    def add(self, domains: slice | list[int], grad_A: Tensor, grad_B: Tensor) -> None:
+        """Add dL/dA (K', r, n) and (1/s) dL/dB (K', m, r) to the buffers of the domains."""
+        if isinstance(domains, slice):
+            self.grad_A.add_(grad_A)
+            self.grad_B.add_(grad_B, alpha=self.scale)
+        else:
+            self.grad_A[domains] += grad_A
+            self.grad_B[domains] += self.scale * grad_B
 
     def accumulate(self, x: Tensor, h: Tensor, dh: Tensor, D: Tensor) -> None:
         n_tokens = self.gradients.n_tokens
@@ -189,6 +208,26 @@ class _Patched:
                 self.grad_W[k].add_(D[start:stop].T.float() @ x[start:stop].float())
 
 
+def domain_adapters(model: nn.Module, gradients: DomainGradients) -> dict[int, DomainAdapter]:
+    """id of a peft linear of ``model`` -> its adapter with its windows into ``gradients``."""
+    names = {id(p): name for name, p in gradients.parameters.items()}
+    found = {}
+    for name, module in model.named_modules():
+        if isinstance(module, PeftLinear):
+            adapter = module.active_adapters[0]
+            A, B = module.lora_A[adapter].weight, module.lora_B[adapter].weight
+            found[id(module)] = DomainAdapter(
+                A,
+                B,
+                float(module.scaling[adapter]),
+                gradients.views[names[id(A)]],
+                gradients.views[names[id(B)]],
+                gradients.dense.get(name),
+                gradients,
+            )
+    return found
+
+
 @contextmanager
 def segmented_lora(model: nn.Module, gradients: DomainGradients, dtype: torch.dtype) -> Iterator[None]:
     """While open, every LoRA linear of ``model`` computes in ``dtype`` and sends its gradients to ``gradients``.
@@ -202,23 +241,12 @@ def segmented_lora(model: nn.Module, gradients: DomainGradients, dtype: torch.dt
     obstacles = segment_obstacles(model)
     if obstacles:
         raise ValueError("per-domain gradients in one backward are not possible: " + "; ".join(obstacles))
-    names = {id(p): name for name, p in gradients.parameters.items()}
+    adapters = domain_adapters(model, gradients)
     patched: list[PeftLinear] = []
     try:
-        for name, module in model.named_modules():
+        for module in model.modules():
             if isinstance(module, PeftLinear):
-                adapter = module.active_adapters[0]
-                A, B = module.lora_A[adapter].weight, module.lora_B[adapter].weight
-                layer = _Patched(
-                    A,
-                    B,
-                    float(module.scaling[adapter]),
-                    gradients.views[names[id(A)]],
-                    gradients.views[names[id(B)]],
-                    gradients.dense.get(name),
-                    gradients,
-                )
-                _patch(module, layer, dtype)
+                _patch(module, adapters[id(module)], dtype)
                 patched.append(module)
         yield
     finally:
@@ -226,7 +254,7 @@ def segmented_lora(model: nn.Module, gradients: DomainGradients, dtype: torch.dt
             del module.forward
 
 
-def _patch(module: PeftLinear, layer: _Patched, dtype: torch.dtype) -> None:
+def _patch(module: PeftLinear, layer: DomainAdapter, dtype: torch.dtype) -> None:
     base = module.base_layer
     W0 = base.weight.detach().to(dtype)
     bias = None if base.bias is None else base.bias.detach().to(dtype)

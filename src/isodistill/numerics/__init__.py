@@ -20,7 +20,7 @@ from isodistill.numerics.masks import (
     segmented_conflict_mask,
     uniform_mask,
 )
-from isodistill.numerics.moments import DomainMoments, Ema, domain_statistics
+from isodistill.numerics.moments import DomainMoments, Ema, domain_statistics, lerp_and_statistics
 
 __all__ = [
     "DomainMoments",
@@ -31,6 +31,7 @@ __all__ = [
     "SubspaceState",
     "conflict_mask",
     "domain_statistics",
+    "lerp_and_statistics",
     "lora_pro",
     "mask_stats",
     "permuted_mask",

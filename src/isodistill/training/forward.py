@@ -12,6 +12,8 @@ from torch.nn import functional as F
 from transformers import PreTrainedModel
 
 from isodistill.errors import UserError
+from isodistill.models.frozen import FrozenLinear
+from isodistill.models.llama import FusedDecoder
 from isodistill.objectives import StudentOutput, TrainedTokens
 
 __all__ = ["Student", "trained_tokens"]
@@ -40,26 +42,28 @@ class Student:
     Args:
         model: the model; a plain decoder (``base_model_prefix``) followed by a linear head.
         dtype: dtype of the head's product.
+        fused: computes the hidden states in place of the model's own decoder.
 
     Raises:
         UserError: the head does more than one projection (soft-capping, scaling), so that calling it alone would
             compute something else.
     """
 
-    def __init__(self, model: nn.Module, dtype: torch.dtype) -> None:
+    def __init__(self, model: nn.Module, dtype: torch.dtype, fused: FusedDecoder | None = None) -> None:
         causal = cast(PreTrainedModel, model.get_base_model() if isinstance(model, PeftModel) else model)
         self.decoder = cast(nn.Module, getattr(causal, causal.base_model_prefix))
         self.projection = cast(nn.Linear, causal.get_output_embeddings())
         self._require_plain_head(causal)
-        # A frozen plain head is cast once; a trained or adapted one must stay the module that autograd knows.
+        self.fused = fused
+        # A frozen plain head is packed once; a trained or adapted one must stay the module that autograd knows.
         self.head: Callable[[Tensor], Tensor] = self.projection
         if type(self.projection) is nn.Linear and not self.projection.weight.requires_grad:
-            weight = self.projection.weight.detach().to(dtype)
-            bias = None if self.projection.bias is None else self.projection.bias.detach().to(dtype)
-            self.head = lambda hidden: F.linear(hidden.to(dtype), weight, bias)
+            self.head = FrozenLinear(self.projection.weight, self.projection.bias, dtype)
 
     def __call__(self, batch: Mapping[str, Tensor], positions: Tensor) -> StudentOutput:
         """Hidden states (N, d) at flat positions of input_ids (rows, T), after the final norm, and the head."""
+        if self.fused is not None:
+            return StudentOutput(self.fused(batch, positions), self.head)
         out = self.decoder(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"], use_cache=False)
         hidden = out.last_hidden_state
         return StudentOutput(hidden.reshape(-1, hidden.shape[-1])[positions], self.head)

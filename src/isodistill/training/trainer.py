@@ -26,6 +26,7 @@ from isodistill.data.rows import Row
 from isodistill.data.sampler import IsomerSetSampler
 from isodistill.errors import UserError
 from isodistill.models.attention import plain_attention
+from isodistill.models.llama import FusedDecoder, why_not_fused
 from isodistill.models.load import add_lora
 from isodistill.models.lora import DomainGradients, lora_layers, row_bounds, segment_obstacles, segmented_lora
 from isodistill.training.callbacks import MetricsFile, QuietProgress, SamplerEpoch, finite_or_blame
@@ -239,13 +240,27 @@ class DistillTrainer(ResumableTrainer):
         self._logged_time = time.perf_counter()
         n_rows = len(self.domains) if self.alignment.needs_domain_gradients else 1
         self.gradients = DomainGradients.allocate(self.model, n_rows, dense=self.alignment.needs_weight_gradients)
-        self.student = Student(self.model, self.args.compute_dtype)
-        assert self._engine is not None
-        if self.segmented:
-            self._engine.enter_context(segmented_lora(self.model, self.gradients, self.args.compute_dtype))
-        if self.args.use_cpu and self.args.bf16:
-            self._engine.enter_context(plain_attention(self.model.get_base_model()))
+        self.student = self._open_student()
         return prepared
+
+    def _open_student(self) -> Student:
+        """The student whose backward fills ``self.gradients``; fused layers where they can, autograd elsewhere."""
+        assert self._engine is not None
+        args, causal = self.args, self.model.get_base_model()
+        obstacle = why_not_fused(causal) if self.segmented else "gradients are taken domain by domain"
+        if obstacle is None:
+            self._engine.callback(self.__dict__.pop, "student", None)  # two packed copies of the weights
+            fused = FusedDecoder(
+                self.model, self.gradients, args.compute_dtype, checkpoint=bool(args.gradient_checkpointing)
+            )
+            return Student(self.model, args.compute_dtype, fused)
+        if self.is_world_process_zero():
+            print(f"layers run one by one through autograd, which is slower: {obstacle}", flush=True)
+        if self.segmented:
+            self._engine.enter_context(segmented_lora(self.model, self.gradients, args.compute_dtype))
+        if args.use_cpu and args.bf16:
+            self._engine.enter_context(plain_attention(causal))
+        return Student(self.model, args.compute_dtype)
 
     def _get_num_items_in_batch(self, batch_samples: list[Any], device: torch.device) -> Tensor:
         """Trained tokens (K,) of every domain in the whole optimizer step, over micro-batches and ranks."""
