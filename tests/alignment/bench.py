@@ -35,17 +35,26 @@ def drawn(step: int, scale: float = 1.0, domains: int = K) -> Tensor:
 class Bench:
     """Steps an alignment with plain SGD on domain gradients that the test hands in."""
 
-    def __init__(self, name: str, domains: int = K, adaptive: bool = False, seed: int = 4, **options: Any) -> None:
+    def __init__(self, name: str, domains: int = K, seed: int = 4, **options: Any) -> None:
         self.module = Two()
         self.optimizer = torch.optim.SGD(self.module.parameters(), lr=LEARNING_RATE)
         self.gradients = DomainGradients.allocate(self.module, domains)
         self.alignment = ALIGNMENTS[name](**options)
-        self.alignment.setup(layers=[], total_steps=10, adaptive=adaptive, seed=seed)
+        self.alignment.setup(layers=[], total_steps=10, adaptive=False, seed=seed)
 
-    def step(self, gradients: Tensor, present: list[bool] | None = None) -> tuple[Tensor, dict[str, float]]:
-        """One step; returns what was subtracted per unit of learning rate (17,), and the metrics."""
+    def _hand_in(self, gradients: Tensor, present: list[bool] | None, losses: list[float] | None) -> Tensor:
         rows = torch.tensor(present or [True] * len(gradients))
         self.gradients.flat.copy_(gradients * rows[:, None])
+        # Losses go with their gradients, so that a permutation of the domains permutes both.
+        given = 1 + gradients.double()[:, 0].sin() if losses is None else torch.tensor(losses, dtype=torch.float64)
+        self.gradients.losses.copy_(given * rows)
+        return rows
+
+    def step(
+        self, gradients: Tensor, present: list[bool] | None = None, losses: list[float] | None = None
+    ) -> tuple[Tensor, dict[str, float]]:
+        """One step; returns what was subtracted per unit of learning rate (17,), and the metrics."""
+        rows = self._hand_in(gradients, present, losses)
         before = self.parameters()
         metrics = self.alignment.update(self.gradients, rows)
         self.alignment.before_step(self.optimizer)
@@ -53,10 +62,11 @@ class Bench:
         metrics |= self.alignment.after_step(self.optimizer)
         return (before - self.parameters()) / LEARNING_RATE, metrics
 
-    def direction(self, gradients: Tensor, present: list[bool] | None = None) -> Tensor:
+    def direction(
+        self, gradients: Tensor, present: list[bool] | None = None, losses: list[float] | None = None
+    ) -> Tensor:
         """What ``update`` leaves in ``.grad`` (17,)."""
-        rows = torch.tensor(present or [True] * len(gradients))
-        self.gradients.flat.copy_(gradients * rows[:, None])
+        rows = self._hand_in(gradients, present, losses)
         self.alignment.update(self.gradients, rows)
         return torch.cat([p.grad.flatten() for p in self.module.parameters() if p.grad is not None])
 

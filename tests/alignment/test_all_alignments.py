@@ -18,15 +18,40 @@ MASKS: list[tuple[str, dict[str, Any]]] = [
     ("sand_mask", {}),
     ("sand_mask", {"apply_to": "update", "control": "random"}),
 ]
-METHODS = MASKS
-SCALE_FREE = MASKS
+SURGERY: list[tuple[str, dict[str, Any]]] = [
+    ("pcgrad", {}),
+    ("pcgrad", {"reduction": "sum"}),
+    ("cagrad", {}),
+    ("cagrad", {"c": 0.9, "rescale": True}),
+    ("upgrad", {}),
+]
+WEIGHTED: list[tuple[str, dict[str, Any]]] = [
+    ("vrex", {}),
+    ("vrex", {"lam": 100.0, "anneal": 0.0}),
+    ("group_dro", {}),
+    ("group_dro", {"eta": 3.0}),
+]
+METHODS = MASKS + SURGERY + WEIGHTED
+NEUTRAL: list[tuple[str, dict[str, Any]]] = [
+    ("and_mask", {"t": 0.0}),
+    ("cagrad", {"c": 0.0}),
+    ("vrex", {"lam": 0.0}),
+    ("group_dro", {"eta": 0.0}),
+]
+# What they make of domains that all agree is longer than the mean.
+LONGER = ("cagrad", {"c": 0.9, "rescale": True}), ("cagrad", {}), ("pcgrad", {"reduction": "sum"})
 
 
 def name_of(value: Any) -> str | None:
     return "-".join(f"{k}={v}" for k, v in value.items()) or "default" if isinstance(value, dict) else None
 
 
-every = pytest.mark.parametrize(("name", "options"), METHODS, ids=name_of)
+def of(*parts: list[tuple[str, dict[str, Any]]]) -> pytest.MarkDecorator:
+    cases = [case for part in parts for case in part]
+    return pytest.mark.parametrize(("name", "options"), cases, ids=name_of)
+
+
+every = of(METHODS)
 
 
 def domain_mean(step: int, present: list[bool] | None = None) -> torch.Tensor:
@@ -40,12 +65,21 @@ def test_the_default_moves_the_parameters(name: str, options: dict[str, Any]) ->
     assert float(found.norm()) > 0.05 * float(domain_mean(0).norm())
 
 
-@every
+@of([case for case in METHODS if not case[1].get("rescale")])
 def test_one_domain_is_erm(name: str, options: dict[str, Any]) -> None:
     bench = Bench(name, domains=1, **options)
     for step in range(3):
         found, _ = bench.step(drawn(step, domains=1))
         torch.testing.assert_close(found.float(), drawn(step, domains=1)[0], rtol=1e-4, atol=1e-4)
+
+
+@of(NEUTRAL)
+def test_the_neutral_setting_is_erm(name: str, options: dict[str, Any]) -> None:
+    bench = Bench(name, **options)
+    for step in range(3):
+        found, _ = bench.step(drawn(step), [True, step != 1, True])
+        expected = domain_mean(step, [True, step != 1, True])
+        torch.testing.assert_close(found.float(), expected, rtol=1e-4, atol=1e-4)
 
 
 @every
@@ -60,7 +94,7 @@ def test_only_present_domains_count(name: str, options: dict[str, Any]) -> None:
         torch.testing.assert_close(absent, without, rtol=1e-4, atol=1e-5)
 
 
-@every
+@of([case for case in METHODS if case not in LONGER])
 def test_domains_that_agree_give_erm(name: str, options: dict[str, Any]) -> None:
     found, _ = Bench(name, **options).step(drawn(0)[:1].expand(K, -1))
     torch.testing.assert_close(found.float(), drawn(0)[0], rtol=1e-4, atol=1e-4)
@@ -68,20 +102,21 @@ def test_domains_that_agree_give_erm(name: str, options: dict[str, Any]) -> None
 
 @every
 def test_domains_that_only_conflict_leave_a_finite_step(name: str, options: dict[str, Any]) -> None:
-    found, _ = Bench(name, domains=2, **options).step(torch.tensor([[1.0], [-1.0]]).expand(2, 17))
+    found, _ = Bench(name, domains=2, **options).step(torch.tensor([[1.0], [-1.0]]).expand(2, 17), losses=[0.5, 0.5])
     assert torch.isfinite(found).all()
     assert float(found.abs().max()) <= 1.0
 
 
-@pytest.mark.parametrize(("name", "options"), SCALE_FREE, ids=name_of)
+@every
 def test_the_direction_scales_with_the_gradients(name: str, options: dict[str, Any]) -> None:
-    reference = Bench(name, **options).direction(drawn(0)).double()
+    losses = [0.3, 1.2, 0.7]
+    reference = Bench(name, **options).direction(drawn(0), losses=losses).double()
     for exponent in range(-10, 11):
-        found = Bench(name, **options).direction(drawn(0, 10.0**exponent)).double() / 10.0**exponent
+        found = Bench(name, **options).direction(drawn(0, 10.0**exponent), losses=losses).double() / 10.0**exponent
         torch.testing.assert_close(found, reference, rtol=1e-4, atol=1e-5)
 
 
-@every
+@of([case for case in METHODS if case[0] != "pcgrad"])  # its order is drawn; test_pcgrad.py hands it in
 def test_the_order_of_the_domains_does_not_matter(name: str, options: dict[str, Any]) -> None:
     first, second = Bench(name, **options), Bench(name, **options)
     for step in range(3):

@@ -21,9 +21,17 @@ METHODS: list[dict[str, Any]] = [
     {"name": "and_mask"},
     {"name": "and_mask", "apply_to": "gradient", "renorm": True, "control": "random"},
     {"name": "sand_mask"},
+    {"name": "pcgrad", "reduction": "sum"},
+    {"name": "cagrad"},
+    {"name": "upgrad"},
+    {"name": "vrex", "anneal": 0.5},
+    {"name": "group_dro", "eta": 0.5},
 ]
 NEUTRAL: list[dict[str, Any]] = [
     {"name": "and_mask", "t": 0.0},
+    {"name": "cagrad", "c": 0.0},
+    {"name": "vrex", "lam": 0.0},
+    {"name": "group_dro", "eta": 0.0},
 ]
 
 
@@ -61,7 +69,8 @@ def test_the_default_trains_and_is_not_erm(
     start, erm, found = adapter(make_trainer()), train({"name": "erm"}), train(alignment)
     assert all(torch.isfinite(value).all() for value in found.values())
     assert sum(float((found[name] - start[name]).norm()) for name in start) > 0.1
-    assert any(not torch.allclose(found[name], erm[name], rtol=1e-3, atol=1e-6) for name in erm)
+    if alignment["name"] != "upgrad":  # which is ERM where no pair of domains conflicts, as here
+        assert any(not torch.allclose(found[name], erm[name], rtol=1e-3, atol=1e-6) for name in erm)
 
 
 @every

@@ -7,11 +7,30 @@ from typing import Any
 
 from isodistill.alignment.and_mask import ANDMask
 from isodistill.alignment.base import Alignment
+from isodistill.alignment.cagrad import CAGrad
 from isodistill.alignment.erm import ERM, PooledERM
+from isodistill.alignment.group_dro import GroupDRO
 from isodistill.alignment.iga import InvariantGradientAlignment
+from isodistill.alignment.pcgrad import PCGrad
 from isodistill.alignment.sand_mask import SANDMask
+from isodistill.alignment.upgrad import UPGrad
+from isodistill.alignment.vrex import VREx
 
-__all__ = ["ALIGNMENTS", "ERM", "SEARCH", "ANDMask", "Alignment", "InvariantGradientAlignment", "PooledERM", "SANDMask"]
+__all__ = [
+    "ALIGNMENTS",
+    "ERM",
+    "SEARCH",
+    "ANDMask",
+    "Alignment",
+    "CAGrad",
+    "GroupDRO",
+    "InvariantGradientAlignment",
+    "PCGrad",
+    "PooledERM",
+    "SANDMask",
+    "UPGrad",
+    "VREx",
+]
 
 ALIGNMENTS: dict[str, Callable[..., Alignment]] = {
     "erm": ERM,
@@ -19,11 +38,19 @@ ALIGNMENTS: dict[str, Callable[..., Alignment]] = {
     "iga": InvariantGradientAlignment,
     "and_mask": ANDMask,
     "sand_mask": SANDMask,
+    "pcgrad": PCGrad,
+    "cagrad": CAGrad,
+    "upgrad": UPGrad,
+    "vrex": VREx,
+    "group_dro": GroupDRO,
 }
 
 SEARCH: dict[str, dict[str, list[Any]]] = {
     "iga": {"tau": [0.1, 0.3, 1.0, 3.0, 10.0]},
     "and_mask": {"t": [0.5, 0.75, 1.0]},
     "sand_mask": {"t": [0.0, 0.25, 0.5, 0.75], "k": [0.1, 1.0, 10.0, 100.0]},
+    "cagrad": {"c": [0.1, 0.3, 0.5, 0.7, 0.9]},
+    "vrex": {"lam": [0.1, 1.0, 10.0, 100.0, 1000.0], "anneal": [0.0, 0.1, 0.3]},
+    "group_dro": {"eta": [0.001, 0.01, 0.1, 1.0]},
 }
 """Values to search per option, around the defaults of the classes; methods that are not listed have nothing to tune."""

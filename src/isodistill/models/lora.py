@@ -49,6 +49,7 @@ class DomainGradients:
         flat: (K, P), all trainable entries of a domain side by side.
         views: name -> (K, *shape), windows into ``flat``.
         dense: layer name -> (K, m, n), gradients of the effective weights; empty unless asked for.
+        losses: (K,) mean token loss L_k of every domain in the step, fp64, whose gradient row k is.
         row_bounds: rows of the current micro-batch where each domain begins and ends, (K + 1,) ascending.
         n_tokens: rows times padded length of the current micro-batch.
     """
@@ -57,6 +58,7 @@ class DomainGradients:
     flat: Tensor
     views: dict[str, Tensor]
     dense: dict[str, Tensor] = field(default_factory=dict)
+    losses: Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.float64))
     row_bounds: list[int] = field(default_factory=list)
     n_tokens: int = 0
 
@@ -73,11 +75,13 @@ class DomainGradients:
             start += p.numel()
         layers = lora_layers(model) if dense else []
         buffers = {layer.name: torch.zeros(n_domains, *layer.shape, device=device) for layer in layers}
-        return cls(parameters, flat, views, buffers)
+        losses = torch.zeros(n_domains, dtype=torch.float64, device=device)
+        return cls(parameters, flat, views, buffers, losses)
 
     def zero(self) -> None:
         """Forget the step's gradients."""
         self.flat.zero_()
+        self.losses.zero_()
         for buffer in self.dense.values():
             buffer.zero_()
 

@@ -13,7 +13,8 @@ from isodistill.objectives import OBJECTIVES, Objective
 
 __all__ = ["PRESETS", "fill_slots"]
 
-_ALIGNED = ("and_mask", "sand_mask")  # cross-entropy under the alignment of the preset's own name
+# Cross-entropy under the alignment of the preset's own name.
+_ALIGNED = ("and_mask", "sand_mask", "pcgrad", "cagrad", "upgrad", "vrex", "group_dro")
 
 PRESETS: dict[str, dict[str, dict[str, Any]]] = {
     "erm": {"objective": {"name": "ce"}, "alignment": {"name": "erm"}},

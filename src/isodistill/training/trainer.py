@@ -234,6 +234,7 @@ class DistillTrainer(ResumableTrainer):
         self._logged_time = time.perf_counter()
         n_rows = len(self.domains) if self.alignment.needs_domain_gradients else 1
         self.gradients = DomainGradients.allocate(self.model, n_rows, dense=self.alignment.needs_weight_gradients)
+        self.gradients.losses = torch.zeros(len(self.domains), dtype=torch.float64, device=self.args.device)
         self.student = Student(self.model, self.args.compute_dtype)
         assert self._engine is not None
         if self.segmented:
@@ -267,17 +268,21 @@ class DistillTrainer(ResumableTrainer):
         if self.args.world_size > 1:
             dist.all_reduce(sums)
         present = counts > 0
+        means: Tensor = sums[0] / counts.clamp(min=1)
+        self.gradients.losses += sums[1] / counts.clamp(min=1)
         if self.accelerator.sync_gradients:
             self._align(present)
             self._step_done = True
         # What is reported is the mean of the domain means, whatever the alignment optimises.
-        means = sums / counts.clamp(min=1)
         for domain, value in zip(self.domains, means.tolist(), strict=True):
             self._extra[f"loss/{domain}"] = self._extra.get(f"loss/{domain}", 0.0) + value
         return (means.sum() / present.sum()).float()
 
     def _accumulate(self, inputs: dict[str, Tensor], weights: Tensor) -> Tensor:
-        """Add the gradients of a micro-batch to the buffers; returns the summed token losses (K,) in fp64."""
+        """Add the gradients of a micro-batch to the buffers; returns the summed token losses (2, K) in fp64.
+
+        First as they are, then times the weights of their rows: the sums whose gradients are in the buffers.
+        """
         index = inputs["domain_index"]
         bounds = row_bounds(index.tolist(), len(self.domains))
         per_domain = self.alignment.needs_domain_gradients
@@ -286,7 +291,7 @@ class DistillTrainer(ResumableTrainer):
             self.gradients.n_tokens = inputs["input_ids"].numel()
             return self._backward(inputs, weights)
         parts = list(pairwise(bounds)) if per_domain else [(0, len(index))]
-        sums = torch.zeros(len(self.domains), dtype=torch.float64, device=index.device)
+        sums = torch.zeros(2, len(self.domains), dtype=torch.float64, device=index.device)
         for k, (start, stop) in enumerate(parts):
             if start < stop:
                 sums += self._backward({name: t[start:stop] for name, t in inputs.items()}, weights)
@@ -299,8 +304,9 @@ class DistillTrainer(ResumableTrainer):
             losses, token_weights = self.objective.token_losses(self.student(inputs, positions), tokens)
         factors = weights.to(losses)[tokens.domains] * token_weights
         (losses * factors).sum().backward()
-        sums = torch.zeros(len(self.domains), dtype=torch.float64, device=losses.device)
-        return sums.index_add_(0, tokens.domains, losses.detach().double())
+        sums = torch.zeros(2, len(self.domains), dtype=torch.float64, device=losses.device)
+        values = losses.detach().double()
+        return sums.index_add_(1, tokens.domains, torch.stack([values, values * token_weights]))
 
     def _autocast(self) -> torch.autocast:
         """bf16 for what is not a LoRA linear; accelerate would wrap ``model.forward``, which is never called here."""
