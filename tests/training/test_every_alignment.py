@@ -26,12 +26,19 @@ METHODS: list[dict[str, Any]] = [
     {"name": "upgrad"},
     {"name": "vrex", "anneal": 0.5},
     {"name": "group_dro", "eta": 0.5},
+    {"name": "irm", "anneal": 0.5},
+    {"name": "irm", "lam": 10.0, "anneal": 0.0, "estimator": "squared"},
+    {"name": "coral"},
+    {"name": "dann"},
 ]
 NEUTRAL: list[dict[str, Any]] = [
     {"name": "and_mask", "t": 0.0},
     {"name": "cagrad", "c": 0.0},
     {"name": "vrex", "lam": 0.0},
     {"name": "group_dro", "eta": 0.0},
+    {"name": "irm", "lam": 0.0},
+    {"name": "coral", "lam": 0.0},
+    {"name": "dann", "lam": 0.0},
 ]
 
 

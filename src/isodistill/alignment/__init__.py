@@ -8,17 +8,24 @@ from typing import Any
 from isodistill.alignment.and_mask import ANDMask
 from isodistill.alignment.base import Alignment
 from isodistill.alignment.cagrad import CAGrad
+from isodistill.alignment.coral import CORAL
+from isodistill.alignment.dann import DANN
 from isodistill.alignment.erm import ERM, PooledERM
 from isodistill.alignment.group_dro import GroupDRO
 from isodistill.alignment.iga import InvariantGradientAlignment
+from isodistill.alignment.irm import IRM
 from isodistill.alignment.pcgrad import PCGrad
+from isodistill.alignment.penalised import Penalised, SeenTokens
 from isodistill.alignment.sand_mask import SANDMask
 from isodistill.alignment.upgrad import UPGrad
 from isodistill.alignment.vrex import VREx
 
 __all__ = [
     "ALIGNMENTS",
+    "CORAL",
+    "DANN",
     "ERM",
+    "IRM",
     "SEARCH",
     "ANDMask",
     "Alignment",
@@ -26,8 +33,10 @@ __all__ = [
     "GroupDRO",
     "InvariantGradientAlignment",
     "PCGrad",
+    "Penalised",
     "PooledERM",
     "SANDMask",
+    "SeenTokens",
     "UPGrad",
     "VREx",
 ]
@@ -43,6 +52,9 @@ ALIGNMENTS: dict[str, Callable[..., Alignment]] = {
     "upgrad": UPGrad,
     "vrex": VREx,
     "group_dro": GroupDRO,
+    "irm": IRM,
+    "coral": CORAL,
+    "dann": DANN,
 }
 
 SEARCH: dict[str, dict[str, list[Any]]] = {
@@ -52,5 +64,8 @@ SEARCH: dict[str, dict[str, list[Any]]] = {
     "cagrad": {"c": [0.1, 0.3, 0.5, 0.7, 0.9]},
     "vrex": {"lam": [0.1, 1.0, 10.0, 100.0, 1000.0], "anneal": [0.0, 0.1, 0.3]},
     "group_dro": {"eta": [0.001, 0.01, 0.1, 1.0]},
+    "irm": {"lam": [0.1, 1.0, 10.0, 100.0, 1000.0], "anneal": [0.0, 0.1, 0.3]},
+    "coral": {"lam": [0.1, 0.3, 1.0, 3.0, 10.0]},
+    "dann": {"lam": [0.01, 0.1, 1.0, 10.0, 100.0]},
 }
 """Values to search per option, around the defaults of the classes; methods that are not listed have nothing to tune."""

@@ -18,6 +18,7 @@ from torch.utils.data import DataLoader
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
+from isodistill.alignment import Penalised
 from isodistill.data.collate import collate
 from isodistill.data.encode import Encoded, encode_rows
 from isodistill.data.files import Refusal
@@ -33,6 +34,7 @@ from isodistill.training.checkpoint import newest_checkpoint
 from isodistill.training.config import DistillConfig
 from isodistill.training.forward import Student, trained_tokens
 from isodistill.training.interrupt import StopOnSignal
+from isodistill.training.penalty import PenaltyPass
 from isodistill.training.resumable import ResumableTrainer
 from isodistill.training.slots import fill_slots
 
@@ -153,6 +155,8 @@ class DistillTrainer(ResumableTrainer):
             missing.append("per-domain gradients in one backward need plain LoRA linears: " + "; ".join(obstacles[:5]))
         if alignment.needs_weight_gradients and args.gradients == "domain_major":
             missing.append("masks on the weight gradient need gradients: segment")
+        if isinstance(alignment, Penalised) and any(isinstance(m, nn.Dropout) and m.p > 0 for m in model.modules()):
+            missing.append(f"{args.method} sees every batch twice, alike: set the dropout of LoRA and model to 0")
         if missing:
             raise UserError("This training cannot start. " + " Also: ".join(missing) + ".")
         self.segmented = needs_segments or (args.gradients == "auto" and not obstacles)
@@ -236,6 +240,9 @@ class DistillTrainer(ResumableTrainer):
         self.gradients = DomainGradients.allocate(self.model, n_rows, dense=self.alignment.needs_weight_gradients)
         self.gradients.losses = torch.zeros(len(self.domains), dtype=torch.float64, device=self.args.device)
         self.student = Student(self.model, self.args.compute_dtype)
+        self.penalty = None
+        if isinstance(self.alignment, Penalised):
+            self.penalty = PenaltyPass(self.alignment, len(self.domains), self.student, self.accelerator)
         assert self._engine is not None
         if self.segmented:
             self._engine.enter_context(segmented_lora(self.model, self.gradients, self.args.compute_dtype))
@@ -253,6 +260,9 @@ class DistillTrainer(ResumableTrainer):
         if self.args.world_size > 1:
             dist.all_reduce(totals)
         self.state.num_input_tokens_seen += int(totals[-1])
+        if self.penalty is not None:
+            with self._autocast():
+                self.penalty.measure([cast(Any, self._prepare_inputs(batch)) for batch in batch_samples])
         return totals[:-1]
 
     def training_step(self, model: nn.Module, inputs: dict[str, Tensor], num_items_in_batch: Any = None) -> Tensor:
@@ -301,9 +311,11 @@ class DistillTrainer(ResumableTrainer):
     def _backward(self, inputs: dict[str, Tensor], weights: Tensor) -> Tensor:
         tokens, positions = trained_tokens(inputs)
         with self._autocast():
-            losses, token_weights = self.objective.token_losses(self.student(inputs, positions), tokens)
-        factors = weights.to(losses)[tokens.domains] * token_weights
-        (losses * factors).sum().backward()
+            see = self.penalty or (lambda *seen: (self.student(*seen), 0.0))
+            student, extra = see(inputs, positions)
+            losses, token_weights = self.objective.token_losses(student, tokens)
+        loss = (losses * weights.to(losses)[tokens.domains] * token_weights).sum() + extra
+        loss.backward()
         sums = torch.zeros(2, len(self.domains), dtype=torch.float64, device=losses.device)
         values = losses.detach().double()
         return sums.index_add_(1, tokens.domains, torch.stack([values, values * token_weights]))
