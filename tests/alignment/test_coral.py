@@ -60,7 +60,9 @@ def test_the_pull_is_the_derivative() -> None:
 
 def test_features_are_means_over_the_positions_of_each_sequence() -> None:
     hidden = torch.arange(10.0).view(5, 2)
-    seen = SeenTokens(hidden, torch.zeros(5).long(), torch.tensor([0, 0, 0, 1, 1]), torch.ones(2), lambda h: h)
+    seen = SeenTokens(
+        hidden, torch.zeros(5).long(), torch.tensor([0, 0, 0, 1, 1]), torch.ones(2), lambda h: h, torch.eye(2)
+    )
     assert ready().statistics(seen).tolist() == [[2.0, 3.0], [7.0, 8.0]]
 
 

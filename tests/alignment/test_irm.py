@@ -34,7 +34,7 @@ def test_statistics_are_weighted_sums_over_sequences_whatever_the_chunk(monkeypa
     hidden = torch.randn(9, 4, generator=generator, requires_grad=True)
     head = torch.randn(4, 6, generator=generator)
     targets, rows = torch.arange(9) % 6, torch.tensor([0, 0, 0, 1, 1, 2, 2, 2, 2])
-    seen = SeenTokens(hidden, targets, rows, torch.tensor([1.0, 0.5, 2.0]), lambda h: h @ head)
+    seen = SeenTokens(hidden, targets, rows, torch.tensor([1.0, 0.5, 2.0]), lambda h: h @ head, head.T)
     found = IRM().statistics(seen)
     d = scale_derivatives(hidden @ head, targets)
     expected = torch.stack([d[:3].sum(), 0.5 * d[3:5].sum(), 2 * d[5:].sum()])[:, None]

@@ -63,6 +63,22 @@ def coral_penalty(trainer: DistillTrainer, rows: list[Row]) -> Tensor:
     return torch.stack(pairs).mean()
 
 
+def fishr_penalty(trainer: DistillTrainer, rows: list[Row]) -> Tensor:
+    """From gradients of single sequences with respect to the gain of the last norm, each taken with a graph."""
+    encoded = {e.row_id: e for e in trainer.train_dataset}
+    gain = torch.ones(32, requires_grad=True)
+    hook = trainer.model.get_base_model().model.norm.register_forward_hook(lambda module, args, out: out * gain)
+    found: dict[str, list[Tensor]] = {d: [] for d in trainer.domains}
+    for row in rows:
+        e = encoded[row.id]
+        logits = trainer.model(input_ids=torch.tensor([e.input_ids])).logits[0]
+        loss = F.cross_entropy(logits[:-1], torch.tensor(e.labels[1:]), ignore_index=-100)
+        found[row.domain].append(torch.autograd.grad(loss, gain, create_graph=True)[0].double())
+    hook.remove()
+    v = torch.stack([torch.stack(g).var(0, correction=0) for g in found.values()])
+    return (v - v.mean(0)).square().mean()
+
+
 def expected_gradient(
     trainer: DistillTrainer, rows: list[Row], penalty: Callable[[], Tensor], lam: float
 ) -> dict[str, Tensor]:
@@ -86,8 +102,9 @@ def in_the_order_of_the_sampler(trainer: DistillTrainer, rows: list[Row]) -> lis
         {"name": "irm", "lam": 30.0, "anneal": 0.0},
         {"name": "irm", "lam": 30.0, "anneal": 0.0, "estimator": "squared"},
         {"name": "coral", "lam": 50.0},
+        {"name": "fishr", "lam": 1e9, "anneal": 0.0},
     ],
-    ids=["irm-split", "irm-squared", "coral"],
+    ids=["irm-split", "irm-squared", "coral", "fishr"],
 )
 def test_the_gradient_is_that_of_loss_and_penalty(
     make_trainer: MakeTrainer, rows: list[Row], alignment: dict[str, Any], gradients: str, steps: int
@@ -95,12 +112,12 @@ def test_the_gradient_is_that_of_loss_and_penalty(
     common = {"method": alignment["name"], "alignment": alignment, "gradients": gradients, **SETTINGS}
     oracle = make_trainer(sets_per_batch=8, **common)
     ordered = in_the_order_of_the_sampler(oracle, rows)
-    penalty: Callable[[], Tensor]
-    if alignment["name"] == "irm":
-        penalty = lambda: irm_penalty(oracle, ordered, alignment.get("estimator", "split"))  # noqa: E731
-    else:
-        penalty = lambda: coral_penalty(oracle, ordered)  # noqa: E731
-    expected = expected_gradient(oracle, ordered, penalty, alignment["lam"])
+    penalties: dict[str, Callable[[], Tensor]] = {
+        "irm": lambda: irm_penalty(oracle, ordered, alignment.get("estimator", "split")),
+        "coral": lambda: coral_penalty(oracle, ordered),
+        "fishr": lambda: fishr_penalty(oracle, ordered),
+    }
+    expected = expected_gradient(oracle, ordered, penalties[alignment["name"]], alignment["lam"])
     plain = oracle_gradient(oracle, rows)
     found = one_gradient(make_trainer(sets_per_batch=8 // steps, gradient_accumulation_steps=steps, **common))
     largest = max(float(value.abs().max()) for value in expected.values())

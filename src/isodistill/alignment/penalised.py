@@ -33,6 +33,7 @@ class SeenTokens:
         rows: (M,) the sequence of each of them.
         weights: (R,) the weights of the sequences.
         head: from hidden states (n, d) to logits.
+        head_weight: (n_vocab, d) of the head.
     """
 
     hidden: Tensor
@@ -40,6 +41,7 @@ class SeenTokens:
     rows: Tensor
     weights: Tensor
     head: Callable[[Tensor], Tensor]
+    head_weight: Tensor
 
     def summed(self, values: Tensor) -> Tensor:
         """Values (M, F) summed over each sequence, (R, F)."""
@@ -76,8 +78,10 @@ class AnnealedPenalty(Penalised):
 
     Args:
         lam: strength; 0 is ERM.
-        anneal: share of the steps during which the strength is min(1, lam).
+        anneal: share of the steps during which the strength is min(``before``, lam).
     """
+
+    before: ClassVar[float] = 1.0
 
     lam: float = 1.0
     anneal: float = 0.0
@@ -100,7 +104,7 @@ class AnnealedPenalty(Penalised):
 
     def pull(self, s: Tensor, domains: Tensor, tokens: Tensor, n_domains: int) -> Tensor:
         """By autograd through ``penalty``, K numbers or K (F, F) matrices."""
-        lam = self.lam if self._step >= self._anneal_steps else min(1.0, self.lam)
+        lam = self.lam if self._step >= self._anneal_steps else min(self.before, self.lam)
         self._step += 1
         with torch.enable_grad():
             s = s.detach().requires_grad_()

@@ -51,7 +51,8 @@ class PenaltyPass:
             positions, looked_at = torch.cat([positions, asked]), slice(n, None)
         out = self.student(batch, positions)
         chosen = positions[looked_at]
-        seen = SeenTokens(out.hidden[looked_at], following[chosen], chosen // ids.shape[1], batch["weights"], out.head)
+        rows, weight = chosen // ids.shape[1], self.student.projection.weight.detach()
+        seen = SeenTokens(out.hidden[looked_at], following[chosen], rows, batch["weights"], out.head, weight)
         return StudentOutput(out.hidden[:n], out.head), self.alignment.statistics(seen)
 
     def measure(self, batches: Sequence[Mapping[str, Tensor]]) -> None:

@@ -14,7 +14,10 @@ from isodistill.objectives import OBJECTIVES, Objective
 __all__ = ["PRESETS", "fill_slots"]
 
 # Cross-entropy under the alignment of the preset's own name.
-_ALIGNED = ("and_mask", "sand_mask", "pcgrad", "cagrad", "upgrad", "vrex", "group_dro", "irm", "coral", "dann")
+_ALIGNED = (
+    *("and_mask", "sand_mask", "pcgrad", "cagrad", "upgrad", "vrex", "group_dro", "irm", "coral", "dann", "fishr"),
+    *("fish", "mldg", "iga2020"),
+)
 
 PRESETS: dict[str, dict[str, dict[str, Any]]] = {
     "erm": {"objective": {"name": "ce"}, "alignment": {"name": "erm"}},

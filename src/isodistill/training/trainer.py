@@ -34,7 +34,7 @@ from isodistill.training.checkpoint import newest_checkpoint
 from isodistill.training.config import DistillConfig
 from isodistill.training.forward import Student, trained_tokens
 from isodistill.training.interrupt import StopOnSignal
-from isodistill.training.penalty import PenaltyPass
+from isodistill.training.replay import StepReplay
 from isodistill.training.resumable import ResumableTrainer
 from isodistill.training.slots import fill_slots
 
@@ -157,6 +157,8 @@ class DistillTrainer(ResumableTrainer):
             missing.append("masks on the weight gradient need gradients: segment")
         if isinstance(alignment, Penalised) and any(isinstance(m, nn.Dropout) and m.p > 0 for m in model.modules()):
             missing.append(f"{args.method} sees every batch twice, alike: set the dropout of LoRA and model to 0")
+        if alignment.needs_fp32 and args.bf16:
+            missing.append(f"{args.method} subtracts gradients that nearly agree: set train.bf16 to false")
         if missing:
             raise UserError("This training cannot start. " + " Also: ".join(missing) + ".")
         self.segmented = needs_segments or (args.gradients == "auto" and not obstacles)
@@ -240,9 +242,7 @@ class DistillTrainer(ResumableTrainer):
         self.gradients = DomainGradients.allocate(self.model, n_rows, dense=self.alignment.needs_weight_gradients)
         self.gradients.losses = torch.zeros(len(self.domains), dtype=torch.float64, device=self.args.device)
         self.student = Student(self.model, self.args.compute_dtype)
-        self.penalty = None
-        if isinstance(self.alignment, Penalised):
-            self.penalty = PenaltyPass(self.alignment, len(self.domains), self.student, self.accelerator)
+        self.replay = StepReplay(self)
         assert self._engine is not None
         if self.segmented:
             self._engine.enter_context(segmented_lora(self.model, self.gradients, self.args.compute_dtype))
@@ -260,9 +260,7 @@ class DistillTrainer(ResumableTrainer):
         if self.args.world_size > 1:
             dist.all_reduce(totals)
         self.state.num_input_tokens_seen += int(totals[-1])
-        if self.penalty is not None:
-            with self._autocast():
-                self.penalty.measure([cast(Any, self._prepare_inputs(batch)) for batch in batch_samples])
+        self.replay.begin(batch_samples, totals[:-1])
         return totals[:-1]
 
     def training_step(self, model: nn.Module, inputs: dict[str, Tensor], num_items_in_batch: Any = None) -> Tensor:
@@ -311,8 +309,7 @@ class DistillTrainer(ResumableTrainer):
     def _backward(self, inputs: dict[str, Tensor], weights: Tensor) -> Tensor:
         tokens, positions = trained_tokens(inputs)
         with self._autocast():
-            see = self.penalty or (lambda *seen: (self.student(*seen), 0.0))
-            student, extra = see(inputs, positions)
+            student, extra = self.replay.forward(inputs, positions)
             losses, token_weights = self.objective.token_losses(student, tokens)
         loss = (losses * weights.to(losses)[tokens.domains] * token_weights).sum() + extra
         loss.backward()
