@@ -9,6 +9,9 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from isodistill.alignment import ALIGNMENTS, SEARCH
+from isodistill.training.slots import PRESETS
+
 from .bench import Bench, K, drawn
 
 MASKS: list[tuple[str, dict[str, Any]]] = [
@@ -57,6 +60,20 @@ every = of(METHODS)
 def domain_mean(step: int, present: list[bool] | None = None) -> torch.Tensor:
     rows = torch.tensor(present or [True] * K)
     return drawn(step)[rows].mean(0)
+
+
+def test_values_to_search_are_taken_by_the_classes_and_hold_the_default() -> None:
+    for name, ranges in SEARCH.items():
+        default = ALIGNMENTS[name]()
+        for option, values in ranges.items():
+            assert getattr(default, option) in values
+            assert [getattr(ALIGNMENTS[name](**{option: value}), option) for value in values] == values
+
+
+def test_every_alignment_is_a_method_with_a_page() -> None:
+    pages = Path(__file__).resolve().parents[2] / "docs" / "method"
+    assert PRESETS.keys() >= ALIGNMENTS.keys()
+    assert all((pages / f"{name}.md").is_file() for name in ALIGNMENTS)
 
 
 @every

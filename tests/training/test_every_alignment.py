@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from isodistill import DistillTrainer
+from isodistill.alignment import ALIGNMENTS
 
 from .conftest import make_rows
 from .test_resume import StopAt
@@ -65,6 +66,11 @@ def train(make_trainer: MakeTrainer, adapter: Adapter) -> Callable[..., dict[str
         return adapter(trainer)
 
     return run
+
+
+def test_no_alignment_is_left_out() -> None:
+    elsewhere = {"erm", "erm_pooled", "iga"}
+    assert {method["name"] for method in METHODS} == ALIGNMENTS.keys() - elsewhere
 
 
 @pytest.mark.parametrize("alignment", NEUTRAL, ids=name_of)
