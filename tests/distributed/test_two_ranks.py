@@ -60,8 +60,13 @@ def losses(folder: Path, name: str) -> list[tuple[int, float]]:
         {"method": "erm_pooled"},
         {"method": "iga"},
         {"method": "iga", "alignment": {"name": "iga", "space": "weight"}},
+        {"method": "pcgrad"},
+        {"method": "group_dro", "alignment": {"name": "group_dro", "eta": 1.0}},
+        {"method": "irm", "alignment": {"name": "irm", "lam": 10.0, "anneal": 0.0}},
+        {"method": "dann"},
+        {"method": "fish"},
     ],
-    ids=["erm", "erm_pooled", "iga-factor", "iga-weight"],
+    ids=["erm", "erm_pooled", "iga-factor", "iga-weight", "pcgrad", "group_dro", "irm", "dann", "fish"],
 )
 def test_two_ranks_equal_one(tmp_path: Path, tokenizer: PreTrainedTokenizerFast, method: dict[str, Any]) -> None:
     make_inputs(tmp_path, tokenizer)

@@ -12,7 +12,7 @@ for the method that needs them). The frozen weight is cast to the compute dtype 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -49,6 +49,10 @@ class LoraLayer:
         return self.B.shape[0], self.A.shape[1]
 
 
+def _nothing_to_recompute(domain: int) -> Tensor:
+    raise ValueError(f"gradients of domain {domain} were asked for again by an alignment without needs_recompute")
+
+
 @dataclass
 class DomainGradients:
     """fp32 gradients of every trainable tensor, one row per domain, accumulated over the micro-batches of a step.
@@ -57,6 +61,9 @@ class DomainGradients:
         flat: (K, P), all trainable entries of a domain side by side.
         views: name -> (K, *shape), windows into ``flat``.
         dense: layer name -> (K, m, n), gradients of the effective weights; empty unless asked for.
+        losses: (K,) mean token loss L_k of every domain in the step, fp64, whose gradient row k is.
+        recompute: k -> dL_k (P,) at the parameters as they stand now, over the whole step and all processes; overwrites
+            the buffers. Set where an alignment needs it.
         row_bounds: rows of the current micro-batch where each domain begins and ends, (K + 1,) ascending.
         n_tokens: rows times padded length of the current micro-batch.
     """
@@ -65,6 +72,8 @@ class DomainGradients:
     flat: Tensor
     views: dict[str, Tensor]
     dense: dict[str, Tensor] = field(default_factory=dict)
+    losses: Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.float64))
+    recompute: Callable[[int], Tensor] = field(default=_nothing_to_recompute)
     row_bounds: list[int] = field(default_factory=list)
     n_tokens: int = 0
 
@@ -81,11 +90,13 @@ class DomainGradients:
             start += p.numel()
         layers = lora_layers(model) if dense else []
         buffers = {layer.name: torch.zeros(n_domains, *layer.shape, device=device) for layer in layers}
-        return cls(parameters, flat, views, buffers)
+        losses = torch.zeros(n_domains, dtype=torch.float64, device=device)
+        return cls(parameters, flat, views, buffers, losses)
 
     def zero(self) -> None:
         """Forget the step's gradients."""
         self.flat.zero_()
+        self.losses.zero_()
         for buffer in self.dense.values():
             buffer.zero_()
 

@@ -18,7 +18,8 @@ class DistillConfig(TrainingArguments):
     """Arguments of ``DistillTrainer``.
 
     Parameters that control the method:
-        method: a preset that fills the slots: ``erm`` (mean of domain means), ``erm_pooled`` (plain SFT), ``iga``.
+        method: a preset that fills the slots: ``erm`` (mean of domain means), ``erm_pooled`` (plain SFT), ``iga``,
+            or a rival by the name of its alignment (``vrex``, ``pcgrad``, ...).
         objective: ``{"name": "ce", ...}``; overrides the preset's objective.
         alignment: ``{"name": "iga", "tau": 3.0, ...}``; overrides the preset's alignment.
 

@@ -18,6 +18,7 @@ from torch.utils.data import DataLoader
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
+from isodistill.alignment import Penalised
 from isodistill.data.collate import collate
 from isodistill.data.encode import Encoded, encode_rows
 from isodistill.data.files import Refusal
@@ -34,6 +35,7 @@ from isodistill.training.checkpoint import newest_checkpoint
 from isodistill.training.config import DistillConfig
 from isodistill.training.forward import Student, trained_tokens
 from isodistill.training.interrupt import StopOnSignal
+from isodistill.training.replay import StepReplay
 from isodistill.training.resumable import ResumableTrainer
 from isodistill.training.slots import fill_slots
 
@@ -159,6 +161,10 @@ class DistillTrainer(ResumableTrainer):
             missing.append("per-domain gradients in one backward need plain LoRA linears: " + "; ".join(obstacles[:5]))
         if alignment.needs_weight_gradients and args.gradients == "domain_major":
             missing.append("masks on the weight gradient need gradients: segment")
+        if isinstance(alignment, Penalised) and any(isinstance(m, nn.Dropout) and m.p > 0 for m in model.modules()):
+            missing.append(f"{args.method} sees every batch twice, alike: set the dropout of LoRA and model to 0")
+        if alignment.needs_fp32 and args.bf16:
+            missing.append(f"{args.method} subtracts gradients that nearly agree: set train.bf16 to false")
         if missing:
             raise UserError("This training cannot start. " + " Also: ".join(missing) + ".")
         self.segmented = needs_segments or (args.gradients == "auto" and not obstacles)
@@ -240,7 +246,9 @@ class DistillTrainer(ResumableTrainer):
         self._logged_time = time.perf_counter()
         n_rows = len(self.domains) if self.alignment.needs_domain_gradients else 1
         self.gradients = DomainGradients.allocate(self.model, n_rows, dense=self.alignment.needs_weight_gradients)
+        self.gradients.losses = torch.zeros(len(self.domains), dtype=torch.float64, device=self.args.device)
         self.student = self._open_student()
+        self.replay = StepReplay(self)
         return prepared
 
     def _open_student(self) -> Student:
@@ -272,6 +280,7 @@ class DistillTrainer(ResumableTrainer):
         if self.args.world_size > 1:
             dist.all_reduce(totals)
         self.state.num_input_tokens_seen += int(totals[-1])
+        self.replay.begin(batch_samples, totals[:-1])
         return totals[:-1]
 
     def training_step(self, model: nn.Module, inputs: dict[str, Tensor], num_items_in_batch: Any = None) -> Tensor:
@@ -287,17 +296,21 @@ class DistillTrainer(ResumableTrainer):
         if self.args.world_size > 1:
             dist.all_reduce(sums)
         present = counts > 0
+        means: Tensor = sums[0] / counts.clamp(min=1)
+        self.gradients.losses += sums[1] / counts.clamp(min=1)
         if self.accelerator.sync_gradients:
             self._align(present)
             self._step_done = True
         # What is reported is the mean of the domain means, whatever the alignment optimises.
-        means = sums / counts.clamp(min=1)
         for domain, value in zip(self.domains, means.tolist(), strict=True):
             self._extra[f"loss/{domain}"] = self._extra.get(f"loss/{domain}", 0.0) + value
         return (means.sum() / present.sum()).float()
 
     def _accumulate(self, inputs: dict[str, Tensor], weights: Tensor) -> Tensor:
-        """Add the gradients of a micro-batch to the buffers; returns the summed token losses (K,) in fp64."""
+        """Add the gradients of a micro-batch to the buffers; returns the summed token losses (2, K) in fp64.
+
+        First as they are, then times the weights of their rows: the sums whose gradients are in the buffers.
+        """
         index = inputs["domain_index"]
         bounds = row_bounds(index.tolist(), len(self.domains))
         per_domain = self.alignment.needs_domain_gradients
@@ -306,7 +319,7 @@ class DistillTrainer(ResumableTrainer):
             self.gradients.n_tokens = inputs["input_ids"].numel()
             return self._backward(inputs, weights)
         parts = list(pairwise(bounds)) if per_domain else [(0, len(index))]
-        sums = torch.zeros(len(self.domains), dtype=torch.float64, device=index.device)
+        sums = torch.zeros(2, len(self.domains), dtype=torch.float64, device=index.device)
         for k, (start, stop) in enumerate(parts):
             if start < stop:
                 sums += self._backward({name: t[start:stop] for name, t in inputs.items()}, weights)
@@ -316,11 +329,13 @@ class DistillTrainer(ResumableTrainer):
     def _backward(self, inputs: dict[str, Tensor], weights: Tensor) -> Tensor:
         tokens, positions = trained_tokens(inputs)
         with self._autocast():
-            losses, token_weights = self.objective.token_losses(self.student(inputs, positions), tokens)
-        factors = weights.to(losses)[tokens.domains] * token_weights
-        (losses * factors).sum().backward()
-        sums = torch.zeros(len(self.domains), dtype=torch.float64, device=losses.device)
-        return sums.index_add_(0, tokens.domains, losses.detach().double())
+            student, extra = self.replay.forward(inputs, positions)
+            losses, token_weights = self.objective.token_losses(student, tokens)
+        loss = (losses * weights.to(losses)[tokens.domains] * token_weights).sum() + extra
+        loss.backward()
+        sums = torch.zeros(2, len(self.domains), dtype=torch.float64, device=losses.device)
+        values = losses.detach().double()
+        return sums.index_add_(1, tokens.domains, torch.stack([values, values * token_weights]))
 
     def _autocast(self) -> torch.autocast:
         """bf16 for what is not a LoRA linear; accelerate would wrap ``model.forward``, which is never called here."""
