@@ -51,6 +51,8 @@ class DomainGradients:
         dense: layer name -> (K, m, n), gradients of the effective weights; empty unless asked for.
         row_bounds: rows of the current micro-batch where each domain begins and ends, (K + 1,) ascending.
         n_tokens: rows times padded length of the current micro-batch.
+        half_tokens: (K, 2), trained tokens of the two halves of every domain in the step, where the buffers have two
+            rows per domain; None where they have one.
     """
 
     parameters: dict[str, nn.Parameter]
@@ -59,6 +61,7 @@ class DomainGradients:
     dense: dict[str, Tensor] = field(default_factory=dict)
     row_bounds: list[int] = field(default_factory=list)
     n_tokens: int = 0
+    half_tokens: Tensor | None = None
 
     @classmethod
     def allocate(cls, model: nn.Module, n_domains: int, *, dense: bool = False) -> DomainGradients:
@@ -250,3 +253,11 @@ def row_bounds(domain_index: Sequence[int], n_domains: int) -> list[int]:
     for count in counts:
         bounds.append(bounds[-1] + count)
     return bounds
+
+
+def half_bounds(bounds: Sequence[int], turn: int) -> list[int]:
+    """``row_bounds`` with every domain cut into two halves, (2 K + 1,); odd turns give the first half the odd row."""
+    halved = [bounds[0]]
+    for start, stop in pairwise(bounds):
+        halved += [(start + stop + turn % 2) // 2, stop]
+    return halved

@@ -3,8 +3,10 @@
 from isodistill.numerics.checks import require_finite
 from isodistill.numerics.lowrank import (
     SubspaceState,
+    TangentBasis,
     lora_pro,
     pull_back,
+    retract,
     sylvester_gauge,
     tangent_gradient,
     tangent_step,
@@ -12,31 +14,56 @@ from isodistill.numerics.lowrank import (
 )
 from isodistill.numerics.masks import (
     Form,
+    MaskRule,
     MaskStats,
     Norm,
     conflict_mask,
     mask_stats,
     permuted_mask,
+    quantile_of,
     segmented_conflict_mask,
     uniform_mask,
 )
-from isodistill.numerics.moments import DomainMoments, Ema, domain_statistics
+from isodistill.numerics.moments import DomainMoments, Ema, domain_contrasts, domain_statistics
+from isodistill.numerics.tangent import (
+    DenseMask,
+    Removal,
+    SeparableMask,
+    Thin,
+    TileMask,
+    axis_means,
+    sampled_rows,
+    separable_mask,
+)
 
 __all__ = [
+    "DenseMask",
     "DomainMoments",
     "Ema",
     "Form",
+    "MaskRule",
     "MaskStats",
     "Norm",
+    "Removal",
+    "SeparableMask",
     "SubspaceState",
+    "TangentBasis",
+    "Thin",
+    "TileMask",
+    "axis_means",
     "conflict_mask",
+    "domain_contrasts",
     "domain_statistics",
     "lora_pro",
     "mask_stats",
     "permuted_mask",
     "pull_back",
+    "quantile_of",
     "require_finite",
+    "retract",
+    "sampled_rows",
     "segmented_conflict_mask",
+    "separable_mask",
     "sylvester_gauge",
     "tangent_gradient",
     "tangent_step",

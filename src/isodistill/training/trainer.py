@@ -27,7 +27,14 @@ from isodistill.data.sampler import IsomerSetSampler
 from isodistill.errors import UserError
 from isodistill.models.attention import plain_attention
 from isodistill.models.load import add_lora
-from isodistill.models.lora import DomainGradients, lora_layers, row_bounds, segment_obstacles, segmented_lora
+from isodistill.models.lora import (
+    DomainGradients,
+    half_bounds,
+    lora_layers,
+    row_bounds,
+    segment_obstacles,
+    segmented_lora,
+)
 from isodistill.training.callbacks import MetricsFile, QuietProgress, SamplerEpoch, finite_or_blame
 from isodistill.training.checkpoint import newest_checkpoint
 from isodistill.training.config import DistillConfig
@@ -120,6 +127,7 @@ class DistillTrainer(ResumableTrainer):
         self._skips = 0
         self._step_done = False
         self._logged_step = 0
+        self._turn = 0
         self._engine: ExitStack | None = None
 
     # ---- rows in ----
@@ -233,6 +241,7 @@ class DistillTrainer(ResumableTrainer):
         self._logged_step, self._logged_tokens = self.state.global_step, self.state.num_input_tokens_seen
         self._logged_time = time.perf_counter()
         n_rows = len(self.domains) if self.alignment.needs_domain_gradients else 1
+        n_rows *= 2 if self.alignment.needs_halves else 1
         self.gradients = DomainGradients.allocate(self.model, n_rows, dense=self.alignment.needs_weight_gradients)
         self.student = Student(self.model, self.args.compute_dtype)
         assert self._engine is not None
@@ -244,15 +253,26 @@ class DistillTrainer(ResumableTrainer):
 
     def _get_num_items_in_batch(self, batch_samples: list[Any], device: torch.device) -> Tensor:
         """Trained tokens (K,) of every domain in the whole optimizer step, over micro-batches and ranks."""
-        totals = torch.zeros(len(self.domains) + 1, dtype=torch.float64, device=device)
-        for batch in batch_samples:
+        K = len(self.domains)
+        totals = torch.zeros(2 * K + 1, dtype=torch.float64, device=device)
+        for turn, batch in enumerate(batch_samples):
             tokens, _ = trained_tokens(batch)
-            totals[:-1] += torch.bincount(tokens.domains.to(device), minlength=len(self.domains))
+            cuts = torch.tensor(self._half_bounds(batch["domain_index"], turn)[1:-1], device=tokens.rows.device)
+            halves = torch.bucketize(tokens.rows, cuts, right=True)
+            totals[:-1] += torch.bincount(halves.to(device), minlength=2 * K)
             totals[-1] += batch["attention_mask"].sum()
         if self.args.world_size > 1:
             dist.all_reduce(totals)
         self.state.num_input_tokens_seen += int(totals[-1])
-        return totals[:-1]
+        half_tokens = totals[:-1].view(K, 2)
+        if self.alignment.needs_halves:
+            self.gradients.half_tokens = half_tokens
+        self._turn = 0
+        return half_tokens.sum(1)
+
+    def _half_bounds(self, domain_index: Tensor, turn: int) -> list[int]:
+        """Where the halves of every domain begin in a micro-batch; odd rows go to either half in turn."""
+        return half_bounds(row_bounds(domain_index.tolist(), len(self.domains)), turn + self.args.process_index)
 
     def training_step(self, model: nn.Module, inputs: dict[str, Tensor], num_items_in_batch: Any = None) -> Tensor:
         """Forward and backward of one micro-batch; on the last one of a step, leave the direction in ``.grad``."""
@@ -279,15 +299,19 @@ class DistillTrainer(ResumableTrainer):
     def _accumulate(self, inputs: dict[str, Tensor], weights: Tensor) -> Tensor:
         """Add the gradients of a micro-batch to the buffers; returns the summed token losses (K,) in fp64."""
         index = inputs["domain_index"]
-        bounds = row_bounds(index.tolist(), len(self.domains))
-        per_domain = self.alignment.needs_domain_gradients
+        if self.alignment.needs_halves:
+            bounds = self._half_bounds(index, self._turn)
+        elif self.alignment.needs_domain_gradients:
+            bounds = row_bounds(index.tolist(), len(self.domains))
+        else:
+            bounds = [0, len(index)]
+        self._turn += 1
         if self.segmented:
-            self.gradients.row_bounds = bounds if per_domain else [0, len(index)]
+            self.gradients.row_bounds = bounds
             self.gradients.n_tokens = inputs["input_ids"].numel()
             return self._backward(inputs, weights)
-        parts = list(pairwise(bounds)) if per_domain else [(0, len(index))]
         sums = torch.zeros(len(self.domains), dtype=torch.float64, device=index.device)
-        for k, (start, stop) in enumerate(parts):
+        for k, (start, stop) in enumerate(pairwise(bounds)):
             if start < stop:
                 sums += self._backward({name: t[start:stop] for name, t in inputs.items()}, weights)
                 self.gradients.fold(k)
@@ -313,6 +337,8 @@ class DistillTrainer(ResumableTrainer):
             for dense in self.gradients.dense.values():
                 dist.all_reduce(dense)
         names = self.domains if self.alignment.needs_domain_gradients else ["all"]
+        if self.alignment.needs_halves:
+            names = [name for name in names for _ in range(2)]
         trouble = finite_or_blame(self.gradients, names)
         if trouble is not None:
             self._skip(trouble)
