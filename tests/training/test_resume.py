@@ -30,7 +30,10 @@ METHODS: list[dict[str, Any]] = [
     {"method": "iga", "alignment": {"name": "iga", "space": "tangent", "refresh": 3, "debias": True}},
     {"method": "iga", "alignment": {"name": "iga", "space": "tangent_separable", "var_ema": 0.5, "control": "random"}},
     {"method": "iga", "alignment": {"name": "iga", "preset": "literal", "var_ema": 0.5, "grad_ema": 0.5}},
-    {"method": "iga", "alignment": {"name": "iga", "apply_to": "gradient", "second_moment": "unmasked", "debias": True}},
+    {
+        "method": "iga",
+        "alignment": {"name": "iga", "apply_to": "gradient", "second_moment": "unmasked", "debias": True},
+    },
 ]
 
 

@@ -174,6 +174,7 @@ class DistillTrainer(ResumableTrainer):
             sets_per_batch=self.args.sets_per_batch,
             seed=self.args.data_seed if self.args.data_seed is not None else self.args.seed,
             missing_domain=self.args.missing_domain,
+            domain_groups=self.args.world_size if self.args.split_ranks_by == "domains" else 1,
         )
         if len(sampler) < self.args.world_size:
             raise UserError(
@@ -345,7 +346,7 @@ class DistillTrainer(ResumableTrainer):
         else:
             self._skips = 0
             rows = present if self.alignment.needs_domain_gradients else torch.ones(1, dtype=torch.bool)
-            self._record(self.alignment.update(self.gradients, rows))
+            self._record(self._agreed(self.alignment.update(self.gradients, rows)))
 
     def _skip(self, trouble: str) -> None:
         self._skips += 1
@@ -364,7 +365,26 @@ class DistillTrainer(ResumableTrainer):
 
     def _after_step(self, optimizer: torch.optim.Optimizer) -> None:
         if not self._skips:
-            self._record(self.alignment.after_step(optimizer))
+            self._record(self._agreed(self.alignment.after_step(optimizer)))
+
+    def _agreed(self, metrics: dict[str, float]) -> dict[str, float]:
+        """The metrics, which tell density and size of the masked step: the checksum in which all ranks must agree.
+
+        Raises:
+            UserError: they differ, so the ranks would train different students from here on.
+        """
+        if self.args.world_size > 1 and metrics:
+            own = torch.tensor(list(metrics.values()), dtype=torch.float64, device=self.args.device)
+            bounds = torch.cat([own, -own])
+            dist.all_reduce(bounds, op=dist.ReduceOp.MAX)
+            apart = (bounds[: len(own)] != -bounds[len(own) :]).tolist()
+            differing = [name for name, differs in zip(metrics, apart, strict=True) if differs]
+            if differing:
+                raise UserError(
+                    f"The processes made different masks in step {self.state.global_step + 1} ({', '.join(differing)} "
+                    "differ). Use processors of one kind in all processes; the last checkpoint is intact."
+                )
+        return metrics
 
     # ---- logs ----
 

@@ -1,0 +1,67 @@
+"""Seconds of a training step of every tier of IGA over our plain SFT, at about 4,096 tokens a step.
+
+One process, one student, the same rows in the same micro-batches; the contenders take turns, each turn one optimizer
+step after one that warms up, and the median over the turns of a contender's ratio to the SFT step of the same turn
+counts: on a shared machine both then saw the same load. Run ``python -m benchmarks.iga [--quick]``.
+"""
+
+from __future__ import annotations
+
+import json
+import statistics
+import sys
+from pathlib import Path
+from typing import Any
+
+from peft import LoraConfig
+
+from benchmarks.training import DOMAINS, LORA, StepTimer, _model, _settings
+from isodistill import DistillConfig, DistillTrainer
+from isodistill.data.encode import encode_rows
+from isodistill.isomers.generate import generate_sets
+from isodistill.models.load import load_student
+
+SETS = 8  # times four domains: 32 rows in a micro-batch
+SFT = "isodistill erm_pooled"
+TIERS = {"f": "factor", "ts": "tangent_separable", "t": "tangent", "w": "weight"}
+
+
+def run(quick: bool) -> dict[str, float]:
+    """Print the table; return the ratios ``iga_TIER_vs_sft_4096``."""
+    student = load_student("smollm2-135m")
+    rows = generate_sets(n_sets=2 * SETS, seed=3, domains=DOMAINS, families=["rates", "inclusion", "ordering"])
+    encoded, _ = encode_rows(rows, student.tokenizer, 512)
+    options: dict[str, dict[str, Any]] = {SFT: {"method": "erm_pooled"}}
+    for tier, space in TIERS.items():
+        options[f"isodistill iga, tier {tier.upper()}"] = {"method": "iga", "alignment": {"space": space}}
+    seconds: dict[str, list[float]] = {name: [] for name in options}
+    for _ in range(3 if quick else 5):
+        for name, slots in options.items():
+            timer = StepTimer()
+            config = DistillConfig(sets_per_batch=SETS, **slots, **_settings())
+            lora = LoraConfig(**LORA)
+            trainer = DistillTrainer(_model(student), config, rows, student.tokenizer, peft_config=lora)
+            trainer.add_callback(timer)
+            trainer.train()
+            seconds[name].append(timer.seconds[-1])
+    tokens = statistics.mean(len(e.input_ids) for e in encoded) * SETS * len(DOMAINS)
+    print(f"{'contender':34} {'s/step':>8} {'ratio':>7}   ({tokens:.0f} tokens a step)")
+    ratios = {}
+    for name, taken in seconds.items():
+        ratio = statistics.median(own / sft for own, sft in zip(taken, seconds[SFT], strict=True))
+        print(f"{name:34} {statistics.median(taken):8.2f} {ratio:7.3f}   {[round(x, 2) for x in taken]}", flush=True)
+        if name != SFT:
+            ratios[f"iga_{name.rpartition(' ')[2].lower()}_vs_sft_4096"] = ratio
+    return ratios
+
+
+def main() -> None:
+    """Measure, and put the ratios beside the others in ``benchmarks/results.json``."""
+    path = Path(__file__).with_name("results.json")
+    known = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    ratios = known | {name: round(value, 3) for name, value in run("--quick" in sys.argv[1:]).items()}
+    path.write_text(json.dumps(dict(sorted(ratios.items())), indent=2) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
