@@ -1,8 +1,9 @@
-"""Seconds of a training step of every tier of IGA over our plain SFT, at about 4,096 tokens a step.
+"""What a training step of every tier of IGA costs over our plain SFT, at about 4,096 tokens a step.
 
 One process, one student, the same rows in the same micro-batches; the contenders take turns, each turn one optimizer
-step after one that warms up, and the median over the turns of a contender's ratio to the SFT step of the same turn
-counts: on a shared machine both then saw the same load. Run ``python -m benchmarks.iga [--quick]``.
+step after one that warms up, and the median over the turns counts. The unit is processor seconds, so that other work on
+the machine does not count; with one thread (``OMP_NUM_THREADS=1``) they are what a clock would show on an idle core.
+Run ``python -m benchmarks.iga [--quick]``; quick is one turn.
 """
 
 from __future__ import annotations
@@ -10,12 +11,14 @@ from __future__ import annotations
 import json
 import statistics
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
 from peft import LoraConfig
+from transformers import TrainerCallback
 
-from benchmarks.training import DOMAINS, LORA, StepTimer, _model, _settings
+from benchmarks.training import DOMAINS, LORA, _model, _settings
 from isodistill import DistillConfig, DistillTrainer
 from isodistill.data.encode import encode_rows
 from isodistill.isomers.generate import generate_sets
@@ -24,6 +27,19 @@ from isodistill.models.load import load_student
 SETS = 8  # times four domains: 32 rows in a micro-batch
 SFT = "isodistill erm_pooled"
 TIERS = {"f": "factor", "ts": "tangent_separable", "t": "tangent", "w": "weight"}
+
+
+class StepCost(TrainerCallback):
+    """Processor seconds of every optimizer step, data and logging aside."""
+
+    def __init__(self) -> None:
+        self.seconds: list[float] = []
+
+    def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.start = time.process_time()
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.seconds.append(time.process_time() - self.start)
 
 
 def run(quick: bool) -> dict[str, float]:
@@ -35,21 +51,22 @@ def run(quick: bool) -> dict[str, float]:
     for tier, space in TIERS.items():
         options[f"isodistill iga, tier {tier.upper()}"] = {"method": "iga", "alignment": {"space": space}}
     seconds: dict[str, list[float]] = {name: [] for name in options}
-    for _ in range(3 if quick else 5):
+    for _ in range(1 if quick else 3):
         for name, slots in options.items():
-            timer = StepTimer()
+            timer = StepCost()
             config = DistillConfig(sets_per_batch=SETS, **slots, **_settings())
             lora = LoraConfig(**LORA)
             trainer = DistillTrainer(_model(student), config, rows, student.tokenizer, peft_config=lora)
             trainer.add_callback(timer)
             trainer.train()
             seconds[name].append(timer.seconds[-1])
+            print(f"{name}: {timer.seconds}", flush=True)
     tokens = statistics.mean(len(e.input_ids) for e in encoded) * SETS * len(DOMAINS)
-    print(f"{'contender':34} {'s/step':>8} {'ratio':>7}   ({tokens:.0f} tokens a step)")
+    print(f"{'contender':34} {'cpu s/step':>10} {'ratio':>7}   ({tokens:.0f} tokens a step)")
     ratios = {}
     for name, taken in seconds.items():
         ratio = statistics.median(own / sft for own, sft in zip(taken, seconds[SFT], strict=True))
-        print(f"{name:34} {statistics.median(taken):8.2f} {ratio:7.3f}   {[round(x, 2) for x in taken]}", flush=True)
+        print(f"{name:34} {statistics.median(taken):10.2f} {ratio:7.3f}   {[round(x, 2) for x in taken]}", flush=True)
         if name != SFT:
             ratios[f"iga_{name.rpartition(' ')[2].lower()}_vs_sft_4096"] = ratio
     return ratios

@@ -7,7 +7,8 @@ Rows of a micro-batch are sorted by domain, so the tokens of a domain are one co
 
 cost together what the one summed gradient costs: the tokens are partitioned, not repeated (ours; see arXiv 2606.05025
 for the method that needs them). The frozen weight is cast to the compute dtype once, not at every forward. With
-``dense=True`` the backward also keeps G_k = D_k' X_k, the gradient of the effective weight W = W0 + s B A.
+``dense=True`` the backward also keeps G_k = D_k' X_k, the gradient of the effective weight W = W0 + s B A. Products are
+in the compute dtype, sums over micro-batches in fp32.
 """
 
 from __future__ import annotations
@@ -189,7 +190,7 @@ class _Patched:
             self.grad_A[k].add_(dh[start:stop].T @ x[start:stop])
             self.grad_B[k].add_(D[start:stop].T @ h[start:stop], alpha=self.scale)
             if self.grad_W is not None:
-                self.grad_W[k].add_(D[start:stop].T.float() @ x[start:stop].float())
+                self.grad_W[k].add_(D[start:stop].T @ x[start:stop])
 
 
 @contextmanager

@@ -35,10 +35,11 @@ from isodistill.models.lora import (
     segment_obstacles,
     segmented_lora,
 )
+from isodistill.training.agreement import agreed
 from isodistill.training.callbacks import MetricsFile, QuietProgress, SamplerEpoch, finite_or_blame
 from isodistill.training.checkpoint import newest_checkpoint
 from isodistill.training.config import DistillConfig
-from isodistill.training.forward import Student, trained_tokens
+from isodistill.training.forward import Student, token_counts, trained_tokens
 from isodistill.training.interrupt import StopOnSignal
 from isodistill.training.resumable import ResumableTrainer
 from isodistill.training.slots import fill_slots
@@ -161,6 +162,11 @@ class DistillTrainer(ResumableTrainer):
             missing.append("per-domain gradients in one backward need plain LoRA linears: " + "; ".join(obstacles[:5]))
         if alignment.needs_weight_gradients and args.gradients == "domain_major":
             missing.append("masks on the weight gradient need gradients: segment")
+        if args.fsdp or args.deepspeed:
+            missing.append(
+                "parameters sharded by FSDP or DeepSpeed cannot be trained, because the gradients of every domain are "
+                "gathered in buffers of the whole adapter; start plain processes, each with the whole (frozen) model"
+            )
         if missing:
             raise UserError("This training cannot start. " + " Also: ".join(missing) + ".")
         self.segmented = needs_segments or (args.gradients == "auto" and not obstacles)
@@ -255,25 +261,15 @@ class DistillTrainer(ResumableTrainer):
     def _get_num_items_in_batch(self, batch_samples: list[Any], device: torch.device) -> Tensor:
         """Trained tokens (K,) of every domain in the whole optimizer step, over micro-batches and ranks."""
         K = len(self.domains)
-        totals = torch.zeros(2 * K + 1, dtype=torch.float64, device=device)
-        for turn, batch in enumerate(batch_samples):
-            tokens, _ = trained_tokens(batch)
-            cuts = torch.tensor(self._half_bounds(batch["domain_index"], turn)[1:-1], device=tokens.rows.device)
-            halves = torch.bucketize(tokens.rows, cuts, right=True)
-            totals[:-1] += torch.bincount(halves.to(device), minlength=2 * K)
-            totals[-1] += batch["attention_mask"].sum()
+        totals = token_counts(batch_samples, K, self.args.process_index).to(device)
         if self.args.world_size > 1:
             dist.all_reduce(totals)
         self.state.num_input_tokens_seen += int(totals[-1])
         half_tokens = totals[:-1].view(K, 2)
         if self.alignment.needs_halves:
             self.gradients.half_tokens = half_tokens
-        self._turn = 0
+        self._turn = self.args.process_index  # which half gets the odd row alternates over micro-batches and ranks
         return half_tokens.sum(1)
-
-    def _half_bounds(self, domain_index: Tensor, turn: int) -> list[int]:
-        """Where the halves of every domain begin in a micro-batch; odd rows go to either half in turn."""
-        return half_bounds(row_bounds(domain_index.tolist(), len(self.domains)), turn + self.args.process_index)
 
     def training_step(self, model: nn.Module, inputs: dict[str, Tensor], num_items_in_batch: Any = None) -> Tensor:
         """Forward and backward of one micro-batch; on the last one of a step, leave the direction in ``.grad``."""
@@ -301,7 +297,7 @@ class DistillTrainer(ResumableTrainer):
         """Add the gradients of a micro-batch to the buffers; returns the summed token losses (K,) in fp64."""
         index = inputs["domain_index"]
         if self.alignment.needs_halves:
-            bounds = self._half_bounds(index, self._turn)
+            bounds = half_bounds(row_bounds(index.tolist(), len(self.domains)), self._turn)
         elif self.alignment.needs_domain_gradients:
             bounds = row_bounds(index.tolist(), len(self.domains))
         else:
@@ -346,7 +342,8 @@ class DistillTrainer(ResumableTrainer):
         else:
             self._skips = 0
             rows = present if self.alignment.needs_domain_gradients else torch.ones(1, dtype=torch.bool)
-            self._record(self._agreed(self.alignment.update(self.gradients, rows)))
+            metrics = self.alignment.update(self.gradients, rows)
+            self._record(agreed(metrics, self.args, self.state.global_step + 1))
 
     def _skip(self, trouble: str) -> None:
         self._skips += 1
@@ -365,26 +362,7 @@ class DistillTrainer(ResumableTrainer):
 
     def _after_step(self, optimizer: torch.optim.Optimizer) -> None:
         if not self._skips:
-            self._record(self._agreed(self.alignment.after_step(optimizer)))
-
-    def _agreed(self, metrics: dict[str, float]) -> dict[str, float]:
-        """The metrics, which tell density and size of the masked step: the checksum in which all ranks must agree.
-
-        Raises:
-            UserError: they differ, so the ranks would train different students from here on.
-        """
-        if self.args.world_size > 1 and metrics:
-            own = torch.tensor(list(metrics.values()), dtype=torch.float64, device=self.args.device)
-            bounds = torch.cat([own, -own])
-            dist.all_reduce(bounds, op=dist.ReduceOp.MAX)
-            apart = (bounds[: len(own)] != -bounds[len(own) :]).tolist()
-            differing = [name for name, differs in zip(metrics, apart, strict=True) if differs]
-            if differing:
-                raise UserError(
-                    f"The processes made different masks in step {self.state.global_step + 1} ({', '.join(differing)} "
-                    "differ). Use processors of one kind in all processes; the last checkpoint is intact."
-                )
-        return metrics
+            self._record(agreed(self.alignment.after_step(optimizer), self.args, self.state.global_step + 1))
 
     # ---- logs ----
 
