@@ -176,7 +176,7 @@ class InvariantGradientAlignment(Alignment):
         step = DomainStep.of(gradients, present)
         mean = step.mean()
         for p in step.parameters:
-            p.grad = mean[step.place(p)].view(p.shape).to(p.dtype)
+            p.grad = mean[step.places[p]].view(p.shape).to(p.dtype)
         metrics = {"tau": tau} | conflict_cosines(step, list(gradients.parameters))
         metrics |= self._space.observe(step, tau)
         if self._mask_update:

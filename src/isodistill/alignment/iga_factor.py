@@ -50,7 +50,7 @@ class FactorSpace(Space):
         mask = segmented_conflict_mask(
             mean, variance, step.bounds, tau, options.form, options.norm, keep_rate=options.keep_rate
         )
-        self.masks = {p: mask[step.place(p)].view(p.shape) for p in step.parameters}
+        self.masks = {p: mask[step.places[p]].view(p.shape) for p in step.parameters}
         return metrics
 
     def removed_gradient(self, step: DomainStep) -> tuple[Removed, dict[str, float]]:
@@ -108,7 +108,7 @@ def tensor_masks(
     norm = "tensor_mean" if options.norm == "global_mean" else options.norm
     masks = {}
     for p in parameters:
-        mean, variance = domain_statistics(averaged[:, step.place(p)])
+        mean, variance = domain_statistics(averaged[:, step.places[p]])
         mask = conflict_mask(mean, variance, tau, options.form, norm, keep_rate=options.keep_rate)
         masks[p] = mask.view(p.shape)
     return masks

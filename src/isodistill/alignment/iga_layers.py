@@ -56,17 +56,17 @@ class LayerSpace(Space):
 
     def observe(self, step: DomainStep, tau: float) -> dict[str, float]:
         """Factorise every layer's Grams, then make the masks; a layer that fails is masked in tier F for this step."""
-        self.bases, failed = {}, []
+        self.bases, failed = {}, 0
         for layer in self.layers:
             try:
                 self.bases[layer.name] = TangentBasis(layer.A, layer.B)
             except LinAlgError:
-                failed.append(layer)
+                failed += 1
         averaged, metrics = self.make_masks(step, tau, [layer for layer in self.layers if layer.name in self.bases])
-        factors = {p for layer in self.layers if layer not in failed for p in (layer.A, layer.B)}
+        factors = {p for layer in self.layers if layer.name in self.bases for p in (layer.A, layer.B)}
         others = [p for p in step.parameters if p not in factors]
         self.by_entry = tensor_masks(others, step, averaged, tau, self.options)
-        return metrics | {"tier_fallbacks": float(len(failed))}
+        return metrics | {"tier_fallbacks": float(failed)}
 
     @abstractmethod
     def make_masks(self, step: DomainStep, tau: float, layers: list[LoraLayer]) -> tuple[Tensor, dict[str, float]]:

@@ -47,7 +47,7 @@ class _FromFactors(LayerSpace):
         parts = [mean[None], contrasts] if noise is None else [mean[None], contrasts, noise]
         thin = {}
         for layer in layers:
-            a, b = (torch.cat([x[:, step.place(p)] for x in parts]) for p in (layer.A, layer.B))
+            a, b = (torch.cat([x[:, step.places[p]] for x in parts]) for p in (layer.A, layer.B))
             thin[layer.name] = self._thin(layer, a.view(-1, *layer.A.shape), b.view(-1, *layer.B.shape))
         return averaged, thin, len(averaged), weight
 

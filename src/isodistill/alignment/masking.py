@@ -56,6 +56,7 @@ class DomainStep:
     Attributes:
         parameters: every trainable tensor.
         bounds: where each of them begins and ends in the flat rows.
+        places: the same as a slice for each.
         flat: (K, P).
         dense: layer name -> (K, m, n).
         present: (K,) bool, domains with trained tokens.
@@ -65,6 +66,7 @@ class DomainStep:
 
     parameters: list[Parameter]
     bounds: list[int]
+    places: dict[Parameter, slice]
     flat: Tensor
     dense: dict[str, Tensor]
     present: Tensor
@@ -85,9 +87,10 @@ class DomainStep:
         """
         parameters = list(gradients.parameters.values())
         bounds = list(accumulate((p.numel() for p in parameters), initial=0))
+        places = {p: slice(start, stop) for p, (start, stop) in zip(parameters, pairwise(bounds), strict=True)}
         tokens = gradients.half_tokens
         if tokens is None:
-            return cls(parameters, bounds, gradients.flat, gradients.dense, present)
+            return cls(parameters, bounds, places, gradients.flat, gradients.dense, present)
         n = tokens.to(gradients.flat)
         whole = (n > 0).all(1)
         # sqrt(n_1 n_2) / n_1 for the first half and minus sqrt(n_1 n_2) / n_2 for the second; 0 where a half is empty.
@@ -103,6 +106,7 @@ class DomainStep:
         return cls(
             parameters,
             bounds,
+            places,
             flat,
             {name: g for name, (g, _) in dense.items()},
             present,
@@ -114,11 +118,6 @@ class DomainStep:
     def mean(self) -> Tensor:
         """The gradient of ERM, (P,): the plain mean of the domains present."""
         return self.flat[self.present].mean(0)
-
-    def place(self, p: Parameter) -> slice:
-        """Where a trainable tensor lies in the flat rows."""
-        index = next(i for i, q in enumerate(self.parameters) if q is p)
-        return slice(self.bounds[index], self.bounds[index + 1])
 
 
 Removed: TypeAlias = list[tuple[Parameter, Tensor]]
