@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from isodistill.alignment import InvariantGradientAlignment
 from isodistill.errors import UserError
@@ -282,3 +283,37 @@ def test_tensors_that_are_no_lora_factor_are_masked_in_their_own_space() -> None
     g = buffers.views["bias"].double()
     mask = g.mean(0) ** 2 / (g.mean(0) ** 2 + 3 * g.var(0, correction=0))
     torch.testing.assert_close(module.bias.grad.double(), mask * g.mean(0), rtol=1e-4, atol=1e-6)
+
+
+class Largest(TorchDispatchMode):
+    """The largest tensor that any operation returned."""
+
+    numel = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        for x in out if isinstance(out, tuple | list) else [out]:
+            if isinstance(x, Tensor):
+                Largest.numel = max(Largest.numel, x.numel())
+        return out
+
+
+@pytest.mark.parametrize("space", ["tangent", "tangent_separable"])
+def test_nothing_of_the_size_of_w_is_ever_formed(space: str) -> None:
+    m, n, K = 900, 1100, 3
+    generator = torch.Generator().manual_seed(0)
+    module = nn.Module()
+    module.A = nn.Parameter(torch.randn(R, n, generator=generator))
+    module.B = nn.Parameter(torch.randn(m, R, generator=generator))
+    alignment = InvariantGradientAlignment(space=space, tau_warmup=0.0, apply_to="update")
+    alignment.setup(layers=[LoraLayer("l", module.A, module.B, SCALE)], total_steps=1, adaptive=False, seed=0)
+    buffers = DomainGradients.allocate(module, K)
+    buffers.flat.copy_(torch.randn(buffers.flat.shape, generator=generator))
+    optimizer = torch.optim.SGD(module.parameters(), lr=0.1)
+    Largest.numel = 0
+    with Largest():
+        alignment.update(buffers, all_present(K))
+        alignment.before_step(optimizer)
+        optimizer.step()
+        alignment.after_step(optimizer)
+    assert Largest.numel <= 65536 * torch.get_num_threads() < m * n

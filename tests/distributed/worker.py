@@ -51,6 +51,8 @@ def main(settings: Path) -> None:
     trainer.train(resume_from_checkpoint=resume)
     ranked = {n: p.detach().clone() for n, p in trainer.model.named_parameters() if p.requires_grad}
     save_file(ranked, settings.with_name(f"weights-{settings.stem}-{trainer.args.process_index}.safetensors"))
+    if torch.distributed.is_initialized():  # or its threads may abort the process when it ends
+        torch.distributed.destroy_process_group()
 
 
 if __name__ == "__main__":
