@@ -38,6 +38,11 @@ class Alignment(ABC):
         """Gradients of the effective weights of every LoRA layer are kept as well."""
         return False
 
+    @property
+    def needs_halves(self) -> bool:
+        """Gradients of two halves of every domain's rows are kept apart: rows 2k and 2k + 1 of the buffers."""
+        return False
+
     @abstractmethod
     def domain_weights(self, counts: Tensor) -> Tensor:
         """Factor (K,) on the *summed* token losses of each domain; ``counts`` (K,) are the step's trained tokens."""

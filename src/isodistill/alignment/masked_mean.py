@@ -96,7 +96,8 @@ class MaskedMean(PerDomain):
         """Take (1 - m) * step back, so that m = 1 leaves the optimizer's result bit for bit."""
         if not self._mask_update:
             return {}
-        parameters, deltas = self._remembered.parameters, self._remembered.deltas()
+        steps = self._remembered.deltas()
+        parameters, deltas = list(steps), list(steps.values())
         factors, metrics = self._factors(parameters, deltas)
         with torch.no_grad():
             torch._foreach_sub_(list[Tensor](parameters), torch._foreach_mul([1 - f for f in factors], deltas))

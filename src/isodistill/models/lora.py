@@ -7,7 +7,8 @@ Rows of a micro-batch are sorted by domain, so the tokens of a domain are one co
 
 cost together what the one summed gradient costs: the tokens are partitioned, not repeated (ours; see arXiv 2606.05025
 for the method that needs them). The frozen weight is cast to the compute dtype once, not at every forward. With
-``dense=True`` the backward also keeps G_k = D_k' X_k, the gradient of the effective weight W = W0 + s B A.
+``dense=True`` the backward also keeps G_k = D_k' X_k, the gradient of the effective weight W = W0 + s B A. Products are
+in the compute dtype, sums over micro-batches in fp32.
 """
 
 from __future__ import annotations
@@ -66,6 +67,8 @@ class DomainGradients:
             the buffers. Set where an alignment needs it.
         row_bounds: rows of the current micro-batch where each domain begins and ends, (K + 1,) ascending.
         n_tokens: rows times padded length of the current micro-batch.
+        half_tokens: (K, 2), trained tokens of the two halves of every domain in the step, where the buffers have two
+            rows per domain; None where they have one.
     """
 
     parameters: dict[str, nn.Parameter]
@@ -76,6 +79,7 @@ class DomainGradients:
     recompute: Callable[[int], Tensor] = field(default=_nothing_to_recompute)
     row_bounds: list[int] = field(default_factory=list)
     n_tokens: int = 0
+    half_tokens: Tensor | None = None
 
     @classmethod
     def allocate(cls, model: nn.Module, n_domains: int, *, dense: bool = False) -> DomainGradients:
@@ -216,7 +220,7 @@ class DomainAdapter:
             self.grad_A[k].add_(dh[start:stop].T @ x[start:stop])
             self.grad_B[k].add_(D[start:stop].T @ h[start:stop], alpha=self.scale)
             if self.grad_W is not None:
-                self.grad_W[k].add_(D[start:stop].T.float() @ x[start:stop].float())
+                self.grad_W[k].add_(D[start:stop].T @ x[start:stop])
 
 
 def domain_adapters(model: nn.Module, gradients: DomainGradients) -> dict[int, DomainAdapter]:
@@ -289,3 +293,11 @@ def row_bounds(domain_index: Sequence[int], n_domains: int) -> list[int]:
     for count in counts:
         bounds.append(bounds[-1] + count)
     return bounds
+
+
+def half_bounds(bounds: Sequence[int], turn: int) -> list[int]:
+    """``row_bounds`` with every domain cut into two halves, (2 K + 1,); odd turns give the first half the odd row."""
+    halved = [bounds[0]]
+    for start, stop in pairwise(bounds):
+        halved += [(start + stop + turn % 2) // 2, stop]
+    return halved

@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping
 import torch
 from torch import Tensor
 
-__all__ = ["DomainMoments", "Ema", "chunk_slices", "domain_statistics", "lerp_and_statistics"]
+__all__ = ["DomainMoments", "Ema", "chunk_slices", "domain_contrasts", "domain_statistics", "lerp_and_statistics"]
 
 CHUNK_PER_THREAD = 1 << 16
 """Entries that a CPU thread handles at a time: a quarter MiB of fp32, so that the temporaries stay in its cache."""
@@ -180,6 +180,31 @@ def lerp_and_statistics(averages: Tensor, gradients: Tensor, weight: float) -> t
                 _fold(average, mean[part], variance[part], k + 1)
         variance[part].div_(len(averages))
     return mean, variance
+
+
+def domain_contrasts(gradients: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean over the rows, and K - 1 contrasts between them whose squares sum to K V.
+
+        c_k = sqrt((k - 1) / k) (g_k - mean of g_1 .. g_(k-1)),   k = 2 .. K;    sum_k c_k^2 = K V
+
+    Welford's differences: linear in the gradients, so they can be mapped to another space before they are squared;
+    exactly 0 where all rows are equal; one row fewer than the gradients themselves (ours).
+
+    Args:
+        gradients: (K, P) with K >= 1.
+
+    Returns:
+        mean (P,) and contrasts (K - 1, P), fp32, or fp64 for fp64 gradients.
+    """
+    gradients = _keep_or_widen(gradients)
+    domains, numel = gradients.shape
+    mean, contrasts = gradients[0].clone(), gradients.new_empty(domains - 1, numel)
+    for part in chunk_slices(numel, gradients.device):
+        for k in range(1, domains):
+            delta = torch.sub(gradients[k, part], mean[part], out=contrasts[k - 1, part])
+            mean[part].add_(delta, alpha=1 / (k + 1))
+            delta.mul_((k / (k + 1)) ** 0.5)
+    return mean, contrasts
 
 
 class Ema:

@@ -27,7 +27,7 @@ __all__ = [
 ]
 
 NAMES = {"iga": "IGA", "erm": "ERM", "sft": "SFT"}
-TIERS = {"factor": "F", "tangent": "T", "weight": "W"}
+TIERS = {"factor": "F", "tangent": "T", "tangent_separable": "TS", "weight": "W"}
 SPLITS = {
     "ood": ("Domains never trained on (OOD)", "in domains never trained on"),
     "id": ("Training domains, new problems (ID)", "on new problems from the training domains"),

@@ -29,6 +29,8 @@ class DistillConfig(TrainingArguments):
             ``per_device_train_batch_size``, which follows from it.
         domains: the domains to train on, in order; default: all that the rows have.
         missing_domain: ``drop_set`` leaves out sets that lack a domain, ``subset`` trains on what is there.
+        split_ranks_by: with several processes, ``sets``: each takes other sets, in all domains; or ``domains``: each
+            takes its share of the domains, of the same sets. The step is the same for the same sets per step.
         max_length: longest prompt + completion in tokens; longer rows are refused and counted, never cut.
         max_refused: share of rows that may be refused before training stops with an error; default 0.01.
         gradients: ``segment`` (K gradients in one backward), ``domain_major`` (one backward per domain), or ``auto``.
@@ -48,6 +50,7 @@ class DistillConfig(TrainingArguments):
     sets_per_batch: int = 2
     domains: list[str] | None = None
     missing_domain: str = "drop_set"
+    split_ranks_by: str = "sets"
     max_length: int = 1024
     max_refused: float = 0.01
     gradients: str = "auto"
@@ -76,6 +79,7 @@ class DistillConfig(TrainingArguments):
             self.dataloader_pin_memory = False
         for name, allowed in (
             ("missing_domain", ("drop_set", "subset")),
+            ("split_ranks_by", ("sets", "domains")),
             ("gradients", ("auto", "segment", "domain_major")),
         ):
             if getattr(self, name) not in allowed:

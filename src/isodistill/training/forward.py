@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import cast
 
 import torch
@@ -14,9 +14,10 @@ from transformers import PreTrainedModel
 from isodistill.errors import UserError
 from isodistill.models.frozen import FrozenLinear
 from isodistill.models.llama import FusedDecoder
+from isodistill.models.lora import half_bounds, row_bounds
 from isodistill.objectives import StudentOutput, TrainedTokens
 
-__all__ = ["Student", "trained_tokens"]
+__all__ = ["Student", "token_counts", "trained_tokens"]
 
 
 def trained_tokens(batch: Mapping[str, Tensor]) -> tuple[TrainedTokens, Tensor]:
@@ -34,6 +35,21 @@ def trained_tokens(batch: Mapping[str, Tensor]) -> tuple[TrainedTokens, Tensor]:
         weights=batch["weights"][rows],
     )
     return tokens, positions
+
+
+def token_counts(batches: Sequence[Mapping[str, Tensor]], n_domains: int, first_turn: int) -> Tensor:
+    """Trained tokens of the two halves of every domain, then tokens with prompts, (2 K + 1,) fp64, over micro-batches.
+
+    The halves are those of ``half_bounds`` with turns ``first_turn``, ``first_turn + 1``, ...
+    """
+    totals = torch.zeros(2 * n_domains + 1, dtype=torch.float64)
+    for turn, batch in enumerate(batches):
+        tokens, _ = trained_tokens(batch)
+        bounds = half_bounds(row_bounds(batch["domain_index"].tolist(), n_domains), first_turn + turn)
+        halves = torch.bucketize(tokens.rows.cpu(), torch.tensor(bounds[1:-1]), right=True)
+        totals[:-1] += torch.bincount(halves, minlength=2 * n_domains)
+        totals[-1] += batch["attention_mask"].sum().cpu()
+    return totals
 
 
 class Student:

@@ -29,11 +29,19 @@ from isodistill.errors import UserError
 from isodistill.models.attention import plain_attention
 from isodistill.models.llama import FusedDecoder, why_not_fused
 from isodistill.models.load import add_lora
-from isodistill.models.lora import DomainGradients, lora_layers, row_bounds, segment_obstacles, segmented_lora
+from isodistill.models.lora import (
+    DomainGradients,
+    half_bounds,
+    lora_layers,
+    row_bounds,
+    segment_obstacles,
+    segmented_lora,
+)
+from isodistill.training.agreement import agreed
 from isodistill.training.callbacks import MetricsFile, QuietProgress, SamplerEpoch, finite_or_blame
 from isodistill.training.checkpoint import newest_checkpoint
 from isodistill.training.config import DistillConfig
-from isodistill.training.forward import Student, trained_tokens
+from isodistill.training.forward import Student, token_counts, trained_tokens
 from isodistill.training.interrupt import StopOnSignal
 from isodistill.training.replay import StepReplay
 from isodistill.training.resumable import ResumableTrainer
@@ -123,6 +131,7 @@ class DistillTrainer(ResumableTrainer):
         self._skips = 0
         self._step_done = False
         self._logged_step = 0
+        self._turn = 0
         self._engine: ExitStack | None = None
 
     # ---- rows in ----
@@ -165,6 +174,11 @@ class DistillTrainer(ResumableTrainer):
             missing.append(f"{args.method} sees every batch twice, alike: set the dropout of LoRA and model to 0")
         if alignment.needs_fp32 and args.bf16:
             missing.append(f"{args.method} subtracts gradients that nearly agree: set train.bf16 to false")
+        if args.fsdp or args.deepspeed:
+            missing.append(
+                "parameters sharded by FSDP or DeepSpeed cannot be trained, because the gradients of every domain are "
+                "gathered in buffers of the whole adapter; start plain processes, each with the whole (frozen) model"
+            )
         if missing:
             raise UserError("This training cannot start. " + " Also: ".join(missing) + ".")
         self.segmented = needs_segments or (args.gradients == "auto" and not obstacles)
@@ -178,6 +192,7 @@ class DistillTrainer(ResumableTrainer):
             sets_per_batch=self.args.sets_per_batch,
             seed=self.args.data_seed if self.args.data_seed is not None else self.args.seed,
             missing_domain=self.args.missing_domain,
+            domain_groups=self.args.world_size if self.args.split_ranks_by == "domains" else 1,
         )
         if len(sampler) < self.args.world_size:
             raise UserError(
@@ -245,6 +260,7 @@ class DistillTrainer(ResumableTrainer):
         self._logged_step, self._logged_tokens = self.state.global_step, self.state.num_input_tokens_seen
         self._logged_time = time.perf_counter()
         n_rows = len(self.domains) if self.alignment.needs_domain_gradients else 1
+        n_rows *= 2 if self.alignment.needs_halves else 1
         self.gradients = DomainGradients.allocate(self.model, n_rows, dense=self.alignment.needs_weight_gradients)
         self.gradients.losses = torch.zeros(len(self.domains), dtype=torch.float64, device=self.args.device)
         self.student = self._open_student()
@@ -272,16 +288,18 @@ class DistillTrainer(ResumableTrainer):
 
     def _get_num_items_in_batch(self, batch_samples: list[Any], device: torch.device) -> Tensor:
         """Trained tokens (K,) of every domain in the whole optimizer step, over micro-batches and ranks."""
-        totals = torch.zeros(len(self.domains) + 1, dtype=torch.float64, device=device)
-        for batch in batch_samples:
-            tokens, _ = trained_tokens(batch)
-            totals[:-1] += torch.bincount(tokens.domains.to(device), minlength=len(self.domains))
-            totals[-1] += batch["attention_mask"].sum()
+        K = len(self.domains)
+        totals = token_counts(batch_samples, K, self.args.process_index).to(device)
         if self.args.world_size > 1:
             dist.all_reduce(totals)
         self.state.num_input_tokens_seen += int(totals[-1])
-        self.replay.begin(batch_samples, totals[:-1])
-        return totals[:-1]
+        half_tokens = totals[:-1].view(K, 2)
+        if self.alignment.needs_halves:
+            self.gradients.half_tokens = half_tokens
+        self._turn = self.args.process_index  # which half gets the odd row alternates over micro-batches and ranks
+        counts = half_tokens.sum(1)
+        self.replay.begin(batch_samples, counts)
+        return counts
 
     def training_step(self, model: nn.Module, inputs: dict[str, Tensor], num_items_in_batch: Any = None) -> Tensor:
         """Forward and backward of one micro-batch; on the last one of a step, leave the direction in ``.grad``."""
@@ -312,15 +330,19 @@ class DistillTrainer(ResumableTrainer):
         First as they are, then times the weights of their rows: the sums whose gradients are in the buffers.
         """
         index = inputs["domain_index"]
-        bounds = row_bounds(index.tolist(), len(self.domains))
-        per_domain = self.alignment.needs_domain_gradients
+        if self.alignment.needs_halves:
+            bounds = half_bounds(row_bounds(index.tolist(), len(self.domains)), self._turn)
+        elif self.alignment.needs_domain_gradients:
+            bounds = row_bounds(index.tolist(), len(self.domains))
+        else:
+            bounds = [0, len(index)]
+        self._turn += 1
         if self.segmented:
-            self.gradients.row_bounds = bounds if per_domain else [0, len(index)]
+            self.gradients.row_bounds = bounds
             self.gradients.n_tokens = inputs["input_ids"].numel()
             return self._backward(inputs, weights)
-        parts = list(pairwise(bounds)) if per_domain else [(0, len(index))]
         sums = torch.zeros(2, len(self.domains), dtype=torch.float64, device=index.device)
-        for k, (start, stop) in enumerate(parts):
+        for k, (start, stop) in enumerate(pairwise(bounds)):
             if start < stop:
                 sums += self._backward({name: t[start:stop] for name, t in inputs.items()}, weights)
                 self.gradients.fold(k)
@@ -348,13 +370,16 @@ class DistillTrainer(ResumableTrainer):
             for dense in self.gradients.dense.values():
                 dist.all_reduce(dense)
         names = self.domains if self.alignment.needs_domain_gradients else ["all"]
+        if self.alignment.needs_halves:
+            names = [name for name in names for _ in range(2)]
         trouble = finite_or_blame(self.gradients, names)
         if trouble is not None:
             self._skip(trouble)
         else:
             self._skips = 0
             rows = present if self.alignment.needs_domain_gradients else torch.ones(1, dtype=torch.bool)
-            self._record(self.alignment.update(self.gradients, rows))
+            metrics = self.alignment.update(self.gradients, rows)
+            self._record(agreed(metrics, self.args, self.state.global_step + 1))
 
     def _skip(self, trouble: str) -> None:
         self._skips += 1
@@ -373,7 +398,7 @@ class DistillTrainer(ResumableTrainer):
 
     def _after_step(self, optimizer: torch.optim.Optimizer) -> None:
         if not self._skips:
-            self._record(self.alignment.after_step(optimizer))
+            self._record(agreed(self.alignment.after_step(optimizer), self.args, self.state.global_step + 1))
 
     # ---- logs ----
 
