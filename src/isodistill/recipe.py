@@ -91,12 +91,14 @@ class Evaluate:
         batch_size: prompts decoded side by side.
         max_sets: test sets per split, drawn by a hash of their ids; 0 takes all.
         before: also evaluate the untrained student.
+        splits: splits to answer; empty takes all test splits. ``valid`` is answered for model selection only.
     """
 
     max_new_tokens: int = 96
     batch_size: int = 64
     max_sets: int = 0
     before: bool = True
+    splits: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         for name, least in (("max_new_tokens", 1), ("batch_size", 1), ("max_sets", 0)):
@@ -122,6 +124,7 @@ class Recipe:
         train: arguments of ``DistillConfig`` (transformers.TrainingArguments names); ``steps`` is ``max_steps``, and
             gives way to ``max_steps`` or ``num_train_epochs``.
         seed: training seed: adapters, order of the sets.
+        seed_hparam: search draw that these settings come from, for the records; null outside a search.
     """
 
     student: str = "smollm2-135m"
@@ -141,6 +144,7 @@ class Recipe:
     train: dict[str, Any] = field(default_factory=lambda: {"steps": 200})
     evaluate: Evaluate = field(default_factory=Evaluate)
     seed: int = 0
+    seed_hparam: int | None = None
 
 
 def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:

@@ -36,6 +36,7 @@ class Provenance:
     tier: str | None
     seed_train: int
     seed_data: int
+    seed_hparam: int | None
     step: int
     stage: Stage
 
@@ -150,7 +151,7 @@ def _record(
         answer_type=row.answer_type,
         seed_train=provenance.seed_train,
         seed_data=provenance.seed_data,
-        seed_hparam=None,
+        seed_hparam=provenance.seed_hparam,
         step=provenance.step,
         prompt_hash=hashlib.sha256(json.dumps(prompt_ids).encode()).hexdigest(),
         output=generation.text,

@@ -115,8 +115,8 @@ def compare(
     Returns:
         For each split ``[difference, low, high]`` (95 %) of acc_macro, acc_worst, all_correct, agreement,
         cons_given_correct, lcs and lcs_ratio, of each domain under ``acc_by_domain``, and ``mcnemar_all_correct``, the
-        exact test on complete sets: b solved in every domain by the baseline only, c by the method only. Undefined
-        differences are null.
+        exact test on complete sets: b solved in every domain by the baseline only, c by the method only. ``p`` has the
+        bootstrap's two-sided p of each metric. Undefined differences are null, and their p is 1.
 
     Raises:
         UserError: the two do not hold the same splits and items.
@@ -197,11 +197,12 @@ def _differences(baselines: list[Split], methods: list[Split], resamples: int, s
     method = [measures(split, random_pairs=with_states) for split in methods]
     n = base[0].n_clusters
     if len(method) >= MIN_SEEDS:
-        triples = two_level_difference(base, method, n, resamples=resamples, seed=seed)
+        numbers = two_level_difference(base, method, n, resamples=resamples, seed=seed)
     else:
-        triples = paired_difference(_mean_of(base), _mean_of(method), n, resamples=resamples, seed=seed)
-    value = base[0].named(triples)
+        numbers = paired_difference(_mean_of(base), _mean_of(method), n, resamples=resamples, seed=seed)
+    value, p = base[0].named(numbers[:, :3]), base[0].named(numbers[:, 3])
     out = {name: value[name] for name in _DIFFERENCES} | {"acc_by_domain": value["acc_by_domain"]}
+    out["p"] = {name: float(p[name]) for name in _DIFFERENCES}
     out["mcnemar_all_correct"] = _mcnemar(baselines[0], methods[0]) if len(methods) == 1 else None
     return _json_ready(out)
 

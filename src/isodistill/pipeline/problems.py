@@ -18,7 +18,7 @@ from isodistill.isomers.real import import_groups
 from isodistill.pipeline.stamps import Stamps, digest, files_under
 from isodistill.recipe import Recipe
 
-__all__ = ["BUILTIN", "make_problems", "read_split", "test_splits"]
+__all__ = ["BUILTIN", "answered_splits", "make_problems", "read_split", "test_splits"]
 
 BUILTIN = "builtin:isomers"
 _REAL = "real:"
@@ -138,6 +138,21 @@ def test_splits(folder: Path) -> list[str]:
     if not names:
         raise UserError(f"{folder / 'problems'} has no test split. Raise split.test, or give rows the split id or ood.")
     return names
+
+
+def answered_splits(recipe: Recipe, folder: Path) -> list[str]:
+    """The splits that ``evaluate.splits`` names; all test splits where it names none.
+
+    Raises:
+        UserError: a split that the run folder does not have.
+    """
+    for name in recipe.evaluate.splits:
+        if name not in _splits(folder):
+            raise UserError(
+                f"evaluate.splits names {name}, but {folder / 'problems'} has {', '.join(_splits(folder))}. "
+                "The shares split.valid and split.test say which splits are made."
+            )
+    return recipe.evaluate.splits or test_splits(folder)
 
 
 def _splits(folder: Path) -> list[str]:

@@ -17,6 +17,8 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
     "erm": {"objective": {"name": "ce"}, "alignment": {"name": "erm"}},
     "erm_pooled": {"objective": {"name": "ce"}, "alignment": {"name": "erm_pooled"}},
     "iga": {"objective": {"name": "ce"}, "alignment": {"name": "iga"}},
+    "random_mask": {"objective": {"name": "ce"}, "alignment": {"name": "iga", "control": "random"}},
+    "uniform_mask": {"objective": {"name": "ce"}, "alignment": {"name": "iga", "control": "uniform"}},
 }
 
 T = TypeVar("T")
