@@ -124,7 +124,8 @@ def _content(
     pairs = _Pairs(finished, splits)
     chosen = {rule: _chosen(plan, choices, finished, pairs) for rule, choices in rules.items()}
     default = next(iter(chosen))
-    search = {"methods": list(plan.methods), "seeds": list(plan.seeds), "draws": plan.search, "splits": list(splits)}
+    search: dict[str, Any] = {"methods": list(plan.methods), "seeds": list(plan.seeds), "draws": plan.search, "splits": list(splits)}
+    search["controls"] = {control: of for control, of in CONTROLS.items() if control in plan.methods}
     content = comparison_json(runs, chosen[default]["differences"])
     return content | {"baseline": plan.methods[0], "search": search, "default_rule": default, "rules": chosen}
 

@@ -123,13 +123,16 @@ def accuracies(
     return _svg(draw, name, title, height=1.0 + (0.16 + 0.16 * len(series)) * len(domains))
 
 
-def accuracy_consistency(points: Sequence[tuple[str, str, float, Estimate]], *, name: str, title: str) -> str:
+def accuracy_consistency(
+    points: Sequence[tuple[str, str, float, Estimate]], *, name: str, title: str, zoom: bool = False
+) -> str:
     """Accuracy (up is better) against the LCS ratio (left is better), one point for every student and seed.
 
     Args:
         points: (label, role, LCS ratio, accuracy as a share).
         name: unique in the page.
         title: what a screen reader says.
+        zoom: fit the axis of the accuracy to the points, where many stand close together.
     """
 
     def draw(axes: Axes) -> None:
@@ -142,12 +145,14 @@ def accuracy_consistency(points: Sequence[tuple[str, str, float, Estimate]], *, 
         axes.grid(True)
         axes.set_axisbelow(True)
         axes.margins(x=0.15)
-        axes.set_ylim(-2, 102)
+        if not zoom:
+            axes.set_ylim(-2, 102)
         axes.set_xlabel("LCS ratio (our definition), lower is better")
         axes.set_ylabel("correct answers in %")
         axes.xaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10]))
 
-    return _svg(draw, name, title, height=2.9)
+    lines = len({label for label, *_ in points}) / 3  # of the legend
+    return _svg(draw, name, title, height=2.7 + 0.2 * max(lines, 1))
 
 
 def bars(rows: Sequence[tuple[str, float]], *, xlabel: str, form: str, name: str, title: str) -> str:
