@@ -57,5 +57,5 @@ def test_the_slots_of_the_recipe_are_those_of_its_method_and_its_controls() -> N
 
 
 def test_an_unknown_method_is_named() -> None:
-    with pytest.raises(UserError, match="Unknown method 'igaa'. Did you mean 'iga'"):
+    with pytest.raises(UserError, match=r"Unknown method 'igaa'. Did you mean 'iga'"):
         method_recipe(recipe_of(), "igaa")

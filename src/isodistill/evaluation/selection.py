@@ -6,8 +6,8 @@ A setting is a search draw with its checkpoint: ``(seed_hparam, step)``. Its sco
 
 and the setting with the highest score is chosen; the earlier draw wins a tie, so the defaults do. Only the settings
 that finished with the most seeds compete: a mean over fewer seeds is luckier. The three rules differ in whose answers
-they read. They are DomainBed's (Gulrajani and Lopez-Paz, arXiv 2007.01434); one setting for all seeds instead of one per
-seed is our choice, so that what is chosen can be used.
+they read. They are DomainBed's (Gulrajani and Lopez-Paz, arXiv 2007.01434); one setting for all seeds instead of one
+per seed is our choice, so that what is chosen can be used.
 """
 
 from __future__ import annotations

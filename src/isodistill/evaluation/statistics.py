@@ -157,7 +157,8 @@ def bootstrap_p(samples: FloatArray) -> FloatArray:
     """(M,) two-sided p of "no difference" from resampled differences (R, M): the level at which the interval meets 0.
 
     p = min(1, 2 (1 + min(#{d <= 0}, #{d >= 0})) / (1 + R)) over the R defined resamples; 1 where none is, and never
-    below 2 / (1 + R). So p < 0.05 says what a 95 % percentile interval without 0 says (Efron and Tibshirani 1993, 15.4).
+    below 2 / (1 + R). So p < 0.05 says what a 95 % percentile interval without 0 says (Efron and Tibshirani 1993,
+    15.4).
     """
     defined = (~np.isnan(samples)).sum(axis=0)
     tail = np.minimum((samples <= 0).sum(axis=0), (samples >= 0).sum(axis=0))

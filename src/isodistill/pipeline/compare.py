@@ -124,8 +124,13 @@ def _content(
     pairs = _Pairs(finished, splits)
     chosen = {rule: _chosen(plan, choices, finished, pairs) for rule, choices in rules.items()}
     default = next(iter(chosen))
-    search: dict[str, Any] = {"methods": list(plan.methods), "seeds": list(plan.seeds), "draws": plan.search, "splits": list(splits)}
-    search["controls"] = {control: of for control, of in CONTROLS.items() if control in plan.methods}
+    search = {
+        "methods": list(plan.methods),
+        "seeds": list(plan.seeds),
+        "draws": plan.search,
+        "splits": list(splits),
+        "controls": {control: of for control, of in CONTROLS.items() if control in plan.methods},
+    }
     content = comparison_json(runs, chosen[default]["differences"])
     return content | {"baseline": plan.methods[0], "search": search, "default_rule": default, "rules": chosen}
 
@@ -158,7 +163,7 @@ def _setting(method: str, choice: Choice, finished: Finished) -> dict[str, Any]:
         "seed_hparam": number,
         "step": choice.setting.step,
         "score": round(choice.score, 10),
-        "scores": {setting.seed_hparam: round(score, 10) for setting, score in choice.scores.items()},
+        "scores": {str(setting.seed_hparam): round(score, 10) for setting, score in choice.scores.items()},
         "seeds": choice.seeds,
         "searched": {name: tree["alignment"][name] for name in ranges(tree["alignment"]["name"])},
         "learning_rate": tree["train"].get("learning_rate", DistillConfig.learning_rate),

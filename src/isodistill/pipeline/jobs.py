@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from multiprocessing.connection import wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
+from typing import cast
 
 import torch
 
@@ -55,16 +56,16 @@ def walk_all(cells: Sequence[Cell], shared: Path, jobs: int) -> dict[Path, str]:
                 process.start()
                 running[process.sentinel] = (cell, process)
             for sentinel in wait(list(running)):
-                cell, process = running.pop(sentinel)  # type: ignore[arg-type]
-                process.join()
+                cell, ended = running.pop(cast(int, sentinel))
+                ended.join()
                 done += 1
-                if process.exitcode:
-                    failed[cell.folder] = _reason(cell, process.exitcode)
+                if ended.exitcode:
+                    failed[cell.folder] = _reason(cell, ended.exitcode)
                 _tell(cell, failed.get(cell.folder), done, len(cells), time.monotonic() - begin)
     finally:
-        for _, process in running.values():
-            process.terminate()
-            process.join()
+        for _, ended in running.values():
+            ended.terminate()
+            ended.join()
     return failed
 
 
@@ -101,7 +102,7 @@ def _reason(cell: Cell, code: int) -> str:
     if told.exists():
         return told.read_text(encoding="utf-8")
     ended = f"was ended by signal {-code}" if code < 0 else f"ended with code {code}"
-    return f"The process of the run {ended} without a word; perhaps the memory did not suffice. See {cell.folder / LOG}."
+    return f"Its process {ended} without a word; perhaps the memory did not suffice. See {cell.folder / LOG}."
 
 
 def _tell(cell: Cell, reason: str | None, done: int, total: int, seconds: float) -> None:

@@ -4,7 +4,8 @@ Draw 0 is the recipe's own settings. Draw d > 0 takes the learning rate from ``L
 method's alignment from its ranges; each value depends only on its name and d, so that all methods try the same learning
 rates and a method with more hyperparameters gets no more draws than ERM.
 
-A range is ``("log_uniform", low, high)``, ``("uniform", low, high)``, ``("log_integer", low, high)`` or a list of choices.
+A range is ``("log_uniform", low, high)``, ``("uniform", low, high)``, ``("log_integer", low, high)`` or a list of
+choices.
 """
 
 from __future__ import annotations
@@ -51,9 +52,7 @@ def method_recipe(recipe: Recipe, method: str) -> Recipe:
     options = recipe.alignment if own else None
     if options is not None and method in CONTROLS:
         options = options | {"control": method.removesuffix("_mask")}
-    one = replace(
-        recipe, method=method, baseline=None, objective=recipe.objective if own else None, alignment=options
-    )
+    one = replace(recipe, method=method, baseline=None, objective=recipe.objective if own else None, alignment=options)
     fill_slots(one.method, one.objective, one.alignment)
     return one
 

@@ -1,4 +1,4 @@
-"""The report: one page for a run, for a run against its baseline, or for many methods, and the model card of a student."""
+"""The report: one page for a run, for a run against its baseline or for many methods, and a student's model card."""
 
 from __future__ import annotations
 

@@ -41,9 +41,10 @@ def _board_row(field: Field, rule: str, method: str) -> Row:
     first, *others = field.splits
     name, _, rest = field.label(method).partition(", ")
     cells = [_over_seeds(field.values(rule, method, first, "acc_macro"), "acc_macro")]
-    cells.append(difference_cell(field.difference(rule, method, first), METRICS["acc_macro"]))
+    paired = field.rules[rule]["differences"].get(method, {}).get(first, {}).get("acc_macro")
+    cells.append(difference_cell(paired, METRICS["acc_macro"]))
     p = field.holm(rule, method, first)
-    cells.append(Cell() if p is None else Cell(p_text(p)))
+    cells.append(Cell() if p is None else Cell(p_text(p).removeprefix("= ")))
     cells += [_over_seeds(field.values(rule, method, first, key), key) for key in _SHOWN]
     cells += [_over_seeds(field.values(rule, method, split, "acc_macro"), "acc_macro") for split in others]
     costs = [run["train"] for run in field.runs(rule, method)]
@@ -55,8 +56,8 @@ def _board_row(field: Field, rule: str, method: str) -> Row:
 
 
 def p_text(p: float) -> str:
-    """A p-value with the digits that mean something."""
-    return "< 0.001" if p < 0.001 else f"{p:.3f}"
+    """A p-value with its sign and the digits that mean something."""
+    return "< 0.001" if p < 0.001 else f"= {p:.3f}"
 
 
 def differences_by_domain(field: Field, split: str) -> Table:
@@ -94,25 +95,25 @@ def chosen(field: Field, rule: str) -> Table:
         entry = field.rules[rule]["methods"][method]
         options = ", ".join(f"{name} {value}" for name, value in entry["searched"].items()) or DASH
         number = "defaults" if entry["seed_hparam"] == 0 else f"draw {entry['seed_hparam']}"
-        cells = [number, f"{entry['learning_rate']:g}", options, f"{100 * entry['score']:.1f}", f"{len(entry['seeds'])}"]
-        rows.append(Row(field.short(method), "", [Cell(text) for text in cells]))
+        score, seeds = f"{100 * entry['score']:.1f}", str(len(entry["seeds"]))
+        cells = [number, f"{entry['learning_rate']:g}", options, score, seeds]
+        rows.append(Row(field.short(method), "", [Cell(words) for words in cells]))
     return Table(["Setting", "Learning rate", "Searched options", "Score of the rule in %", "Seeds"], rows)
 
 
 def every_draw(field: Field, rule: str) -> Table:
     """The score of every draw that competed, one column per method."""
-    entries, methods = field.rules[rule]["methods"], field.ranked(rule)
+    methods = field.ranked(rule)
+    scores = [field.rules[rule]["methods"][method]["scores"] for method in methods]
     rows = [
-        Row("defaults" if d == 0 else f"draw {d}", "", [_over_seeds([_score(entries[m], d)], "acc_macro") for m in methods])
+        Row(
+            "defaults" if d == 0 else f"draw {d}",
+            "",
+            [_over_seeds([by_draw.get(str(d))], "acc_macro") for by_draw in scores],
+        )
         for d in range(field.content["search"]["draws"])
     ]
     return Table([field.short(m) for m in methods], rows)
-
-
-def _score(entry: Mapping[str, Any], draw: int) -> float | None:
-    # A file gives the draws as text, the program that has just made them as numbers.
-    score: float | None = {int(number): value for number, value in entry["scores"].items()}.get(draw)
-    return score
 
 
 def _over_seeds(values: Sequence[float | None], key: str) -> Cell:

@@ -31,7 +31,7 @@ RULES = {
     ),
     "oracle": (
         "Upper bound: chosen on the test problems (oracle)",
-        "The setting that is best on the test itself, at its last checkpoint. Nobody can choose like this: a bound only.",
+        "The setting that is best on the test itself, at its last checkpoint. Nobody can choose so: only a bound.",
     ),
 }
 
@@ -97,7 +97,8 @@ def _title(field: Field) -> str:
     p = field.holm(field.rule, best, field.splits[0])
     if text.verdict(difference) == "better":
         sure = p is not None and p < SURE
-        rest = "" if sure else f", but not once {len(field.rules[field.rule]['differences'])} comparisons are allowed for"
+        n = len(field.rules[field.rule]["differences"])
+        rest = "" if sure else f", but not once {n} comparisons are allowed for"
         return f"{field.label(best)} is ahead of {baseline}{rest}"
     return f"No method is {'clearly ' if difference.value > 0 else ''}ahead of {baseline}"
 
@@ -107,18 +108,14 @@ def _claims(field: Field) -> list[text.Claim]:
     best, rule = _best(field), field.rule
     if best is None:
         return []
-    found = []
-    for split in field.splits:
-        difference = field.difference(rule, best, split)
-        if difference is not None:
-            accuracies = (field.mean(rule, field.baseline, split, "acc_macro"), field.mean(rule, best, split, "acc_macro"))
-            label = text.method_name(field.baseline)
-            found.append(text.pair_claim(split, label, field.label(best), accuracies, difference))
+
+    def claim(split: str, rival: str, difference: Estimate) -> text.Claim:
+        accuracies = (field.mean(rule, rival, split, "acc_macro"), field.mean(rule, best, split, "acc_macro"))
+        return text.pair_claim(split, field.short(rival), field.label(best), accuracies, difference)
+
+    found = [claim(split, field.baseline, d) for split in field.splits if (d := field.difference(rule, best, split))]
     for control, numbers in field.rules[rule]["differences_to_controls"].get(best, {}).items():
-        split = field.splits[0]
-        accuracies = (field.mean(rule, control, split, "acc_macro"), field.mean(rule, best, split, "acc_macro"))
-        difference = Estimate(*numbers[split]["acc_macro"])
-        found.append(text.pair_claim(split, field.short(control), field.label(best), accuracies, difference))
+        found.append(claim(field.splits[0], control, Estimate(*numbers[field.splits[0]]["acc_macro"])))
     return found
 
 
@@ -128,7 +125,7 @@ def _holm_sentence(field: Field) -> str:
     if p is None:
         return ""
     n = len(field.rules[field.rule]["differences"])
-    return f"p = {boards.p_text(p).removeprefix('= ')} after Holm's adjustment for {n} comparisons".replace("= <", "<")
+    return f"p {boards.p_text(p)} after Holm's adjustment for {n} comparison{'s' * (n > 1)}"
 
 
 def _overview(field: Field) -> str | None:
@@ -171,7 +168,8 @@ def _control_caution(field: Field) -> list[str]:
     ]
     if not alike or best is None:
         return []
-    return [f"{field.label(best)} is not clearly ahead of {' and '.join(alike)}: what a control shows too is not its idea."]
+    beside = " and ".join(alike)
+    return [f"{field.label(best)} is not clearly ahead of {beside}: what a control shows too is not its idea."]
 
 
 def _incomplete(field: Field) -> list[str]:

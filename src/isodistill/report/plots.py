@@ -48,7 +48,8 @@ MARKERS = ["o", "s", "^", "D", "v", "P"]
 LINES = [COLOURS[f"c{i}"] for i in range(1, 7)]
 # Many methods on one plot: six colours, and another marker for every further six.
 ROLES |= {
-    f"m{i}": {"color": LINES[i % 6], "marker": MARKERS[(i + i // 6) % 6], "markerfacecolor": LINES[i % 6]} for i in range(36)
+    f"m{i}": {"color": LINES[i % 6], "marker": MARKERS[(i + i // 6) % 6], "markerfacecolor": LINES[i % 6]}
+    for i in range(36)
 }
 DASHES = ["-", "--", ":", "-."]
 WIDTH = 4.4  # inches

@@ -185,9 +185,7 @@ def _cell(number: Estimate | None, metric: Metric) -> Cell:
     if number is None:
         return Cell()
     interval = (
-        ""
-        if number.lo is None or number.hi is None
-        else f"{plain(number.lo, metric)}{DASH}{plain(number.hi, metric)}"
+        "" if number.lo is None or number.hi is None else f"{plain(number.lo, metric)}{DASH}{plain(number.hi, metric)}"
     )
     return Cell(plain(number.value, metric), interval)
 
