@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from isodistill.errors import UserError
-from isodistill.pipeline.search import CONTROLS, LEARNING_RATE, draw, method_recipe, ranges
+from isodistill.pipeline.search import CONTROLS, LEARNING_RATE, draw, method_recipe, searched
 
 from .conftest import recipe_of
 
@@ -26,18 +26,18 @@ def test_all_methods_try_the_same_learning_rates_within_the_range() -> None:
         for method in METHODS
     }
     assert len({tuple(values) for values in rates.values()}) == 1
-    low, high = LEARNING_RATE[1] * 0.01, LEARNING_RATE[2] * 0.01
+    low, high = (factor * 0.01 for factor in LEARNING_RATE)
     assert all(low <= rate <= high for rate in rates["erm"])
     assert len(set(rates["erm"])) == 20
     assert min(rates["erm"]) < 0.005 < 0.02 < max(rates["erm"])
 
 
 def test_erm_searches_the_learning_rate_only_and_iga_its_strength_too() -> None:
-    assert ranges("erm") == {}
+    assert searched("erm") == {}
     drawn = draw(method_recipe(recipe_of(), "erm"), 3)
     assert drawn.alignment == {"name": "erm"}
     taus = [(draw(method_recipe(recipe_of(), "iga"), d).alignment or {})["tau"] for d in range(1, 21)]
-    assert set(taus) <= set(ranges("iga")["tau"])
+    assert set(taus) <= set(searched("iga")["tau"])
     assert len(set(taus)) > 2
 
 

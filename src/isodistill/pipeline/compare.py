@@ -17,7 +17,7 @@ from isodistill.evaluation.statistics import holm
 from isodistill.pipeline.grid import Cell, Plan, all_cells, before_cell
 from isodistill.pipeline.jobs import default_jobs, walk_all
 from isodistill.pipeline.problems import make_problems, test_splits
-from isodistill.pipeline.search import CONTROLS, method_recipe, ranges
+from isodistill.pipeline.search import CONTROLS, method_recipe, searched
 from isodistill.pipeline.stamps import Stamps
 from isodistill.pipeline.steps import resolved, write_recipe
 from isodistill.pipeline.walk import read_results
@@ -165,7 +165,7 @@ def _setting(method: str, choice: Choice, finished: Finished) -> dict[str, Any]:
         "score": round(choice.score, 10),
         "scores": {str(setting.seed_hparam): round(score, 10) for setting, score in choice.scores.items()},
         "seeds": choice.seeds,
-        "searched": {name: tree["alignment"][name] for name in ranges(tree["alignment"]["name"])},
+        "searched": {name: tree["alignment"][name] for name in searched(tree["alignment"]["name"])},
         "learning_rate": tree["train"].get("learning_rate", DistillConfig.learning_rate),
         "objective": tree["objective"],
         "alignment": tree["alignment"],

@@ -1,45 +1,37 @@
 """The random search of a comparison: every draw of a method's hyperparameters, from its number alone.
 
 Draw 0 is the recipe's own settings. Draw d > 0 takes the learning rate from ``LEARNING_RATE`` and the options of the
-method's alignment from its ranges; each value depends only on its name and d, so that all methods try the same learning
-rates and a method with more hyperparameters gets no more draws than ERM.
-
-A range is ``("log_uniform", low, high)``, ``("uniform", low, high)``, ``("log_integer", low, high)`` or a list of
-choices.
+method's alignment from ``isodistill.alignment.SEARCH``; each value depends only on its name and d, so that all methods
+try the same learning rates and a method with more hyperparameters gets no more draws than ERM.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Sequence
 from dataclasses import replace
 from hashlib import sha256
-from typing import Any, TypeAlias
+from typing import Any
 
 import numpy as np
 
-from isodistill import alignment
+from isodistill.alignment import SEARCH
 from isodistill.recipe import Recipe
 from isodistill.training import DistillConfig
 from isodistill.training.slots import fill_slots
 
-__all__ = ["CONTROLS", "LEARNING_RATE", "Range", "draw", "method_recipe", "ranges"]
+__all__ = ["CONTROLS", "LEARNING_RATE", "draw", "method_recipe", "searched"]
 
-Range: TypeAlias = tuple[str, float, float] | list[Any]
-
-LEARNING_RATE: Range = ("log_uniform", 10**-0.75, 10**0.75)
-"""Factor on the recipe's learning rate: DomainBed's 1.5 decades, around the rate that the recipe found sensible."""
+LEARNING_RATE = (10**-0.75, 10**0.75)
+"""Log-uniform factor on the recipe's learning rate: DomainBed's 1.5 decades, around the rate that the recipe gives."""
 
 CONTROLS = {"random_mask": "iga", "uniform_mask": "iga"}
 """Control -> the method whose idea it takes away."""
 
-_IGA: Mapping[str, Range] = {"tau": [0.1, 0.3, 1.0, 3.0, 10.0]}
 
-
-def ranges(name: str) -> Mapping[str, Range]:
-    """The search ranges of an alignment's options; empty for ERM and for one that names none."""
-    known: Mapping[str, Mapping[str, Range]] = {"iga": _IGA} | getattr(alignment, "SEARCH", {})
-    return known.get(name, {})
+def searched(name: str) -> dict[str, Sequence[Any]]:
+    """The values to search of an alignment's options; empty for ERM and for one that has none."""
+    return dict(SEARCH.get(name, {}))
 
 
 def method_recipe(recipe: Recipe, method: str) -> Recipe:
@@ -62,19 +54,17 @@ def draw(recipe: Recipe, number: int) -> Recipe:
     if number == 0:
         return replace(recipe, seed_hparam=0)
     slots = fill_slots(recipe.method, recipe.objective, recipe.alignment)[2]
-    drawn = {name: _value(name, where, number) for name, where in ranges(slots["alignment"]["name"]).items()}
+    options = {
+        name: values[int(_generator(name, number).integers(len(values)))]
+        for name, values in searched(slots["alignment"]["name"]).items()
+    }
+    low, high = (math.log(factor) for factor in LEARNING_RATE)
+    factor = math.exp(_generator("learning_rate", number).uniform(low, high))
     rate = recipe.train.get("learning_rate", DistillConfig.learning_rate)
-    train = recipe.train | {"learning_rate": float(f"{rate * _value('learning_rate', LEARNING_RATE, number):.4g}")}
-    return replace(recipe, seed_hparam=number, train=train, alignment={**slots["alignment"], **drawn})
+    train = recipe.train | {"learning_rate": float(f"{rate * factor:.4g}")}
+    return replace(recipe, seed_hparam=number, train=train, alignment={**slots["alignment"], **options})
 
 
-def _value(name: str, where: Range, number: int) -> Any:
-    """The value of one hyperparameter in one draw, whatever else is searched."""
-    rng = np.random.default_rng(int.from_bytes(sha256(f"{name} {number}".encode()).digest()[:8], "big"))
-    if isinstance(where, list):
-        return where[int(rng.integers(len(where)))]
-    kind, low, high = where
-    if kind == "uniform":
-        return float(f"{rng.uniform(low, high):.4g}")
-    value = math.exp(rng.uniform(math.log(low), math.log(high)))
-    return round(value) if kind == "log_integer" else float(f"{value:.4g}")
+def _generator(name: str, number: int) -> np.random.Generator:
+    """The random state of one hyperparameter in one draw, whatever else is searched."""
+    return np.random.default_rng(int.from_bytes(sha256(f"{name} {number}".encode()).digest()[:8], "big"))

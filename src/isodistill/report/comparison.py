@@ -144,8 +144,8 @@ def _cautions(field: Field) -> list[str]:
     found = [f"Differences are means over {seeds} training seed{'s' * (seeds > 1)}; their intervals cover {cover}."]
     if n > 1:
         found.append(
-            f"The leader was found by looking at {n} methods on the test problems. The adjusted p allows for that, "
-            "its interval does not."
+            f"What leads was found by looking at {n} methods on the test problems: the adjusted p allows for that, "
+            "the interval does not."
         )
     if search["draws"] == 1:
         found.append("No hyperparameter was searched: a learning rate that suits one method may not suit another.")
