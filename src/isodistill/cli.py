@@ -34,7 +34,7 @@ class _Verbs(TyperGroup):
             typer.echo(f"error: {kind}: {error}\nRun the command with --debug for the traceback.", err=True)
             raise typer.Exit(1) from None
         except KeyboardInterrupt as stop:
-            typer.echo(f"\n{stop or 'Stopped; the same command goes on from here.'}", err=True)
+            typer.echo(f"\n{str(stop) or 'Stopped; the same command goes on from here.'}", err=True)
             raise typer.Exit(130) from None
 
 

@@ -194,10 +194,12 @@ def test_killed_and_started_again_equals_not_killed(compared: Path, tmp_path: Pa
     command = [sys.executable, "-m", "isodistill", "compare", "recipe.yaml", "--methods", "iga,random_mask"]
     command += ["--seeds", "0,1", "--search", "2", "--jobs", "2", "--out", "out"]
     process = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    wait_for(lambda: len(list(out.glob("runs/*/*/*/results.json"))) >= 3)
+    wait_for(lambda: len(list(out.glob("runs/*/*/*/results.json"))) >= 3 and untrained(out))
+    begun = untrained(out)
     process.send_signal(signal.SIGKILL)
     process.wait()
-    wait_for(lambda: not workers_of(out))  # they end with the process that started them
+    wait_for(lambda: not workers_of(out))
+    assert not [run for run in begun if (run / "results.json").exists()], "a run outlived what started it"
     finished = {path: path.stat().st_mtime_ns for path in out.glob("runs/*/*/*/results.json")}
     assert len(finished) < 12
     subprocess.run(command, cwd=tmp_path, check=True, capture_output=True, timeout=600)
@@ -211,6 +213,11 @@ def wait_for(happened: Any) -> None:
     while not happened():
         assert time.monotonic() < limit
         time.sleep(0.05)
+
+
+def untrained(out: Path) -> list[Path]:
+    """Runs that have begun and are not trained yet."""
+    return [log.parent for log in out.glob("runs/*/*/*/log.txt") if not (log.parent / "train.json").exists()]
 
 
 def workers_of(out: Path) -> list[str]:
