@@ -118,6 +118,30 @@ def evaluate(run: RunArg, overrides: SetOption = None) -> None:
 
 
 @app.command()
+def compare(
+    recipe: RecipeArg,
+    methods: Annotated[str, typer.Option(help="Presets, by commas; the baseline is always among them.")],
+    seeds: Annotated[str, typer.Option(help="Training seeds, by commas.")] = "0,1,2",
+    search: Annotated[int, typer.Option(help="Draws per method; the first is the recipe's own settings.")] = 1,
+    leave_one_out: Annotated[bool, typer.Option(help="Select by that rule, too: K times the runs.")] = False,
+    jobs: Annotated[int | None, typer.Option(help="Runs side by side; default one per core.", min=1)] = None,
+    out: Annotated[Path | None, typer.Option("--out", help="Folder; default runs/compare-NAME.")] = None,
+    overrides: SetOption = None,
+) -> None:
+    """Train methods with the same budget from the same starts, select, and compare them with the baseline."""
+    from isodistill.recipe import load_recipe
+
+    loaded, folder = load_recipe(recipe, overrides or []), out or Path("runs") / f"compare-{recipe.stem}"
+    numbers = _listed(seeds)
+    if not all(number.isdecimal() for number in numbers):
+        raise UserError(f"--seeds takes whole numbers by commas, as in --seeds 0,1,2; got {seeds!r}.")
+    from isodistill.pipeline import Plan, compare_methods
+
+    plan = Plan(_listed(methods), [int(number) for number in numbers], search, leave_one_out)
+    _done(compare_methods(loaded, plan, folder, _command(), jobs))
+
+
+@app.command()
 def report(
     run: RunArg,
     baseline: Annotated[Path | None, typer.Option("--baseline", help="Run folder to compare with.")] = None,

@@ -96,6 +96,7 @@ class Evaluate:
         backend: ``local`` answers in this process; ``openai`` asks a server that speaks the OpenAI API, such as vLLM.
         base_url: of that server.
         model: the name under which it serves the trained student.
+        splits: splits to answer; empty takes all test splits. ``valid`` is answered for model selection only.
     """
 
     max_new_tokens: int = 96
@@ -107,6 +108,7 @@ class Evaluate:
     backend: str = "local"
     base_url: str | None = None
     model: str | None = None
+    splits: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         for name, least in (
@@ -154,6 +156,7 @@ class Recipe:
         train: arguments of ``DistillConfig`` (transformers.TrainingArguments names); ``steps`` is ``max_steps``, and
             gives way to ``max_steps`` or ``num_train_epochs``.
         seed: training seed: adapters, order of the sets.
+        seed_hparam: search draw that these settings come from, for the records; null outside a search.
     """
 
     student: str = "smollm2-135m"
@@ -173,6 +176,7 @@ class Recipe:
     train: dict[str, Any] = field(default_factory=lambda: {"steps": 200})
     evaluate: Evaluate = field(default_factory=Evaluate)
     seed: int = 0
+    seed_hparam: int | None = None
 
 
 def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from isodistill.evaluation import bootstrap, holm, mcnemar, mean_sd, paired_difference, two_level_difference
-from isodistill.evaluation.statistics import percentile_interval, ratio_of_sums
+from isodistill.evaluation.statistics import bootstrap_p, percentile_interval, ratio_of_sums
 
 
 def clustered(rng: np.random.Generator, n_sets: int, k: int = 4) -> np.ndarray:
@@ -75,7 +75,8 @@ def test_the_paired_interval_is_narrower_than_the_unpaired_on_correlated_data() 
     base = clustered(rng, 200).mean(axis=1)
     better = np.clip(base + 0.05 + 0.05 * rng.normal(size=200), 0, 1)
     a, b = ratio_of_sums(base, np.ones(200)), ratio_of_sums(better, np.ones(200))
-    d, low, high = paired_difference(a, b, 200)[0]
+    d, low, high, p = paired_difference(a, b, 200)[0]
+    assert p < 0.05
     assert d == pytest.approx(better.mean() - base.mean())
     assert low <= d <= high
     unpaired = percentile_interval(bootstrap(b, 200, seed=1) - bootstrap(a, 200, seed=2))[0]
@@ -84,7 +85,7 @@ def test_the_paired_interval_is_narrower_than_the_unpaired_on_correlated_data() 
 
 def test_a_method_against_itself_has_no_difference() -> None:
     statistic = ratio_of_sums(np.random.default_rng(0).random(30), np.ones(30))
-    assert paired_difference(statistic, statistic, 30)[0] == pytest.approx([0.0, 0.0, 0.0])
+    assert paired_difference(statistic, statistic, 30)[0] == pytest.approx([0.0, 0.0, 0.0, 1.0])
 
 
 def test_two_levels_cover_the_spread_of_seeds_and_of_sets() -> None:
@@ -93,7 +94,7 @@ def test_two_levels_cover_the_spread_of_seeds_and_of_sets() -> None:
 
     def width(values: np.ndarray) -> float:
         methods = [ratio_of_sums(v, np.ones(n)) for v in values]
-        d, low, high = two_level_difference([zero] * len(methods), methods, n)[0]
+        d, low, high, _ = two_level_difference([zero] * len(methods), methods, n)[0]
         assert d == pytest.approx(values.mean())
         return float(high - low)
 
@@ -111,6 +112,19 @@ def test_fewer_than_three_seeds_give_no_interval_over_seeds() -> None:
     statistic = ratio_of_sums(np.ones(5), np.ones(5))
     with pytest.raises(ValueError, match="3 paired seeds; got 2 and 2"):
         two_level_difference([statistic] * 2, [statistic] * 2, 5)
+
+
+def test_p_of_the_bootstrap_meets_the_interval() -> None:
+    rng = np.random.default_rng(0)
+    shifts = np.linspace(-3, 3, 41)
+    samples = rng.normal(size=(2000, 1)) + shifts
+    interval = percentile_interval(samples)
+    without_zero = (interval[:, 0] > 0) | (interval[:, 1] < 0)
+    p = bootstrap_p(samples)
+    assert (p[without_zero] <= 0.052).all()
+    assert (p[~without_zero] >= 0.048).all()
+    both = np.array([[1.0, np.nan], [2.0, np.nan], [np.nan, np.nan]])
+    assert bootstrap_p(both) == pytest.approx([2 / 3, 1.0])  # two defined resamples, and none
 
 
 @given(st.integers(0, 12), st.integers(0, 12), st.integers(0, 5), st.integers(0, 5))

@@ -146,7 +146,7 @@ def test_no_baseline_beside_itself(tmp_path: Path) -> None:
 def test_results_have_the_keys_of_the_design(run: Path) -> None:
     results = json.loads((run / "results.json").read_text())
     keys = {"schema", "recipe_hash", "method", "student", "seed", "splits", "before", "train", "versions"}
-    assert results.keys() == keys | {"tier"}
+    assert results.keys() == keys | {"tier", "seed_hparam"}
     assert results["splits"].keys() == results["before"].keys() == {"id", "ood"}
     for numbers in (*results["splits"].values(), *results["before"].values()):
         assert numbers.keys() >= SPLIT_KEYS

@@ -90,7 +90,8 @@ def test_iga_is_never_named_without_its_tier_and_control(alignment: dict[str, st
 
 def test_other_methods_keep_their_name() -> None:
     assert method_label({"method": "erm"}, {"alignment": {"name": "erm"}}) == "ERM"
-    assert method_label({"method": "vrex"}, {}) == "vrex"
+    assert method_label({"method": "vrex"}, {}) == "V-REx"
+    assert method_label({"method": "mine"}, {}) == "mine"
 
 
 @pytest.mark.parametrize(

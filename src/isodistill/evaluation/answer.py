@@ -40,6 +40,7 @@ class Provenance:
     tier: str | None
     seed_train: int
     seed_data: int
+    seed_hparam: int | None
     step: int
     stage: Stage
 
@@ -208,7 +209,7 @@ def _record(
         answer_type=row.answer_type,
         seed_train=provenance.seed_train,
         seed_data=provenance.seed_data,
-        seed_hparam=None,
+        seed_hparam=provenance.seed_hparam,
         step=provenance.step,
         prompt_hash=hashlib.sha256(json.dumps(question.prompt).encode()).hexdigest(),
         output=generation.text,

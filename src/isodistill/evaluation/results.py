@@ -120,8 +120,8 @@ def compare(
     Returns:
         For each split ``[difference, low, high]`` (95 %) of every metric that has an interval in results.json, of each
         domain under ``acc_by_domain``, and ``mcnemar_all_correct``, the exact test on complete sets: b solved in every
-        domain by the baseline only, c by the method only; null with several answers per item. Undefined differences
-        are null.
+        domain by the baseline only, c by the method only; null with several answers per item. ``p`` has the
+        bootstrap's two-sided p of each metric. Undefined differences are null, and their p is 1.
 
     Raises:
         UserError: the two do not hold the same splits and items.
@@ -202,11 +202,12 @@ def _differences(baselines: list[list[Split]], methods: list[list[Split]], resam
     base, method = ([_mean_of([measures(s) for s in run]) for run in side] for side in (baselines, methods))
     n = first.n_clusters
     if len(method) >= MIN_SEEDS:
-        triples = two_level_difference(base, method, n, resamples=resamples, seed=seed)
+        numbers = two_level_difference(base, method, n, resamples=resamples, seed=seed)
     else:
-        triples = paired_difference(_mean_of(base), _mean_of(method), n, resamples=resamples, seed=seed)
-    value = first.named(triples)
+        numbers = paired_difference(_mean_of(base), _mean_of(method), n, resamples=resamples, seed=seed)
+    value, p = first.named(numbers[:, :3]), first.named(numbers[:, 3])
     out = {name: value[name] for name in _METRICS} | {"acc_by_domain": value["acc_by_domain"]}
+    out["p"] = {name: float(p[name]) for name in _METRICS}
     single = len(methods) == 1 and len(baselines[0]) == len(methods[0]) == 1
     out["mcnemar_all_correct"] = _mcnemar(baselines[0][0], methods[0][0]) if single else None
     return _json_ready(out)

@@ -23,6 +23,7 @@ __all__ = [
     "McNemar",
     "Statistic",
     "bootstrap",
+    "bootstrap_p",
     "holm",
     "mcnemar",
     "mean_sd",
@@ -72,7 +73,7 @@ def percentile_interval(samples: FloatArray, level: float = 0.95) -> FloatArray:
 def paired_difference(
     baseline: Statistic, method: Statistic, n_sets: int, *, resamples: int = 10_000, seed: int = 0
 ) -> FloatArray:
-    """(M, 3) method minus baseline with its 95 % interval: each resample draws the same sets for both."""
+    """(M, 4) method minus baseline, its 95 % interval and p: each resample draws the same sets for both."""
 
     def difference(weights: FloatArray) -> FloatArray:
         return method(weights) - baseline(weights)
@@ -84,7 +85,7 @@ def paired_difference(
 def two_level_difference(
     baselines: Sequence[Statistic], methods: Sequence[Statistic], n_sets: int, *, resamples: int = 10_000, seed: int = 0
 ) -> FloatArray:
-    """(M, 3) mean over paired training seeds of method minus baseline, with its 95 % interval over seeds and sets.
+    """(M, 4) mean over paired training seeds of method minus baseline, its 95 % interval over seeds and sets, and p.
 
     Each resample draws seeds with replacement and, for all of them, one draw of sets: every seed answers the same
     items, so that the sets' luck does not average out over seeds (ours; the nested draw would, and is too narrow here).
@@ -152,5 +153,18 @@ def _draws(n_sets: int, resamples: int, rng: np.random.Generator) -> Iterator[Fl
         yield np.bincount(drawn.ravel(), minlength=r * n_sets).reshape(r, n_sets).astype(np.float64)
 
 
+def bootstrap_p(samples: FloatArray) -> FloatArray:
+    """(M,) two-sided p of "no difference" from resampled differences (R, M): the level at which the interval meets 0.
+
+    p = min(1, 2 (1 + min(#{d <= 0}, #{d >= 0})) / (1 + R)) over the R defined resamples; 1 where none is, and never
+    below 2 / (1 + R). So p < 0.05 says what a 95 % percentile interval without 0 says (Efron and Tibshirani 1993,
+    15.4).
+    """
+    defined = (~np.isnan(samples)).sum(axis=0)
+    tail = np.minimum((samples <= 0).sum(axis=0), (samples >= 0).sum(axis=0))
+    p: FloatArray = np.minimum(1.0, 2 * (1 + tail) / (1 + defined))
+    return p
+
+
 def _with_interval(value: FloatArray, samples: FloatArray) -> FloatArray:
-    return np.column_stack([value, percentile_interval(samples)])
+    return np.column_stack([value, percentile_interval(samples), bootstrap_p(samples)])

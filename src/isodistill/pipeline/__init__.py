@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from isodistill.pipeline.compare import Plan, compare_methods
 from isodistill.pipeline.demo import demo_recipe
 from isodistill.pipeline.environment import describe_environment
 from isodistill.pipeline.steps import write_results
 from isodistill.pipeline.walk import evaluate_run, report_runs, run_recipe, train_run
 
 __all__ = [
+    "Plan",
+    "compare_methods",
     "demo_recipe",
     "describe_environment",
     "evaluate_run",

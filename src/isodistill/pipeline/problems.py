@@ -19,7 +19,7 @@ from isodistill.isomers.real import import_groups
 from isodistill.pipeline.stamps import Stamps, digest, files_under
 from isodistill.recipe import Recipe
 
-__all__ = ["BUILTIN", "check_askable", "make_problems", "read_split", "test_splits"]
+__all__ = ["BUILTIN", "answered_splits", "check_askable", "make_problems", "read_split", "test_splits"]
 
 BUILTIN = "builtin:isomers"
 _REAL = "real:"
@@ -144,16 +144,31 @@ def test_splits(folder: Path) -> list[str]:
     return names
 
 
-def check_askable(folder: Path, max_refused: float) -> None:
-    """Stop before hours of training when the test rows have no answers that could be verified.
+def answered_splits(recipe: Recipe, folder: Path) -> list[str]:
+    """The splits that ``evaluate.splits`` names; all test splits where it names none.
 
     Raises:
-        UserError: more than the share ``max_refused`` of the test rows, or all of them; they are listed in
+        UserError: a split that the run folder does not have.
+    """
+    for name in recipe.evaluate.splits:
+        if name not in _splits(folder):
+            raise UserError(
+                f"evaluate.splits names {name}, but {folder / 'problems'} has {', '.join(_splits(folder))}. "
+                "The shares split.valid and split.test say which splits are made."
+            )
+    return recipe.evaluate.splits or test_splits(folder)
+
+
+def check_askable(recipe: Recipe, folder: Path) -> None:
+    """Stop before hours of training when the rows to answer have no gold answers that could be verified.
+
+    Raises:
+        UserError: more than the share ``max_refused`` of these rows, or all of them; they are listed in
             ``refused/test.jsonl``.
     """
-    rows = [row for name in test_splits(folder) for row in read_split(folder, name)]
+    rows = [row for name in answered_splits(recipe, folder) for row in read_split(folder, name)]
     refused = [refusal for row in rows if (refusal := why_unverifiable(row)) is not None]
-    check_refused(refused, len(rows), max_refused, folder / "refused" / "test.jsonl")
+    check_refused(refused, len(rows), recipe.max_refused, folder / "refused" / "test.jsonl")
     if len(refused) == len(rows):
         raise UserError(f"No test row could be asked, the first one because: {refused[0]}.")
 

@@ -28,7 +28,7 @@ from isodistill.evaluation.results import json_text, split_results
 from isodistill.models.device import choose_placement
 from isodistill.models.load import SMOLLM2, Student, load_student
 from isodistill.models.tiny import TINY, make_tiny_student
-from isodistill.pipeline.problems import read_split, test_splits
+from isodistill.pipeline.problems import answered_splits, read_split
 from isodistill.pipeline.ranks import is_main
 from isodistill.pipeline.stamps import Stamps, digest, files_under
 from isodistill.recipe import Recipe, dump_recipe, parse_recipe, typed
@@ -96,7 +96,7 @@ def train_student(recipe: Recipe, folder: Path, stamps: Stamps) -> None:
 
 
 def evaluate_student(recipe: Recipe, folder: Path, stamps: Stamps, stage: Stage, donor: Path | None = None) -> None:
-    """Answer all test splits with the untrained (``before``) or the trained (``after``) student.
+    """Answer the splits of a recipe with the untrained (``before``) or the trained (``after``) student.
 
     Args:
         recipe: of the run.
@@ -105,7 +105,7 @@ def evaluate_student(recipe: Recipe, folder: Path, stamps: Stamps, stage: Stage,
         stage: before or after training.
         donor: another run folder whose answers are taken over when they are to the same questions by the same student.
     """
-    splits = test_splits(folder)
+    splits = answered_splits(recipe, folder)
     files = [folder / "problems" / f"{name}.jsonl" for name in splits]
     files += files_under(Path(recipe.student))
     if stage == "after":
@@ -161,7 +161,7 @@ def write_results(recipe: Recipe, folder: Path) -> dict[str, Any]:
     records = PredictionLog(folder / "predictions.jsonl").read()
     by_stage: dict[str, dict[str, Any]] = {"before": {}, "after": {}}
     for stage, entries in by_stage.items():
-        for split in test_splits(folder):
+        for split in answered_splits(recipe, folder):
             chosen = [r for r in records if r.stage == stage and r.split == split]
             if chosen:
                 states = read_representations(folder, stage, split)  # type: ignore[arg-type]
@@ -174,6 +174,7 @@ def write_results(recipe: Recipe, folder: Path) -> dict[str, Any]:
         "tier": _tier(recipe),
         "student": _name_of(recipe.student),
         "seed": recipe.seed,
+        "seed_hparam": recipe.seed_hparam,
         "splits": by_stage["after"],
         "before": by_stage["before"],
         "train": json.loads(train.read_text(encoding="utf-8")) if train.exists() else {},
@@ -271,6 +272,7 @@ def _provenance(recipe: Recipe, folder: Path, stage: Stage) -> Provenance:
         tier=_tier(recipe) if after else None,
         seed_train=recipe.seed,
         seed_data=recipe.split.seed_data,
+        seed_hparam=recipe.seed_hparam,
         step=json.loads(train.read_text(encoding="utf-8"))["steps"] if after and train.exists() else 0,
         stage=stage,
     )

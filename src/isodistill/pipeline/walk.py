@@ -21,7 +21,7 @@ from isodistill.pipeline.steps import evaluate_student, train_student, write_rec
 from isodistill.recipe import Recipe
 from isodistill.report import write_model_card, write_report
 
-__all__ = ["BASELINE", "evaluate_run", "report_runs", "run_recipe", "train_run"]
+__all__ = ["BASELINE", "evaluate_run", "read_results", "report_runs", "run_recipe", "train_run"]
 
 BASELINE = "baseline"
 
@@ -47,7 +47,7 @@ def run_recipe(recipe: Recipe, folder: Path, command: str) -> Path:
     # What would stop a later step is said before hours of training; so the method goes before its baseline, too.
     for path, each in runs.items():
         _begin(each, path)
-    check_askable(folder, recipe.max_refused)
+    check_askable(recipe, folder)
     for path, each in runs.items():
         train_run(each, path)
     for path, each in reversed(runs.items()):
@@ -70,7 +70,7 @@ def report_runs(folder: Path, baseline: Path | None, out: Path, command: str) ->
     """
     if baseline is None and (folder / BASELINE / "results.json").exists():
         baseline = folder / BASELINE
-    results = [_results(path) for path in (baseline, folder) if path is not None]
+    results = [read_results(path) for path in (baseline, folder) if path is not None]
     _compare(folder, baseline, results, out.parent)
     write_report(folder, baseline=baseline, command=command, out=out)
     return out
@@ -142,7 +142,12 @@ def _answers(folder: Path, stage: Stage) -> tuple[list[Record], dict[str, Any]]:
     return records, read_representations(folder, stage)
 
 
-def _results(folder: Path) -> dict[str, Any]:
+def read_results(folder: Path) -> dict[str, Any]:
+    """``results.json`` of a run folder.
+
+    Raises:
+        UserError: it is missing or damaged.
+    """
     path = folder / "results.json"
     if not path.is_file():
         raise UserError(f"{folder} has no results.json; `isodistill evaluate {folder}` makes it.")

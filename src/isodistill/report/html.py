@@ -14,7 +14,7 @@ from isodistill.report import figures, tables, text
 from isodistill.report.sets import isomer_sets
 from isodistill.report.study import Study, cautions, claims, read_study
 
-__all__ = ["write_report"]
+__all__ = ["page_template", "write_report"]
 
 
 def write_report(run: Path, *, baseline: Path | None, command: str, out: Path) -> None:
@@ -34,6 +34,12 @@ def write_report(run: Path, *, baseline: Path | None, command: str, out: Path) -
         UserError: a folder is no run, a file is damaged, or the comparison belongs to other runs.
     """
     study = read_study(run, baseline, out.parent)
+    page = page_template("page.html.j2").render(_context(study, command))
+    out.write_text(page, encoding="utf-8", newline="\n")
+
+
+def page_template(name: str) -> jinja2.Template:
+    """A template of this folder; text is escaped, plots are not."""
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("isodistill.report", "."),
         autoescape=True,
@@ -42,8 +48,7 @@ def write_report(run: Path, *, baseline: Path | None, command: str, out: Path) -
         lstrip_blocks=True,
     )
     environment.filters["svg"] = Markup  # plots escape their own text
-    page = environment.get_template("page.html.j2").render(_context(study, command))
-    out.write_text(page, encoding="utf-8", newline="\n")
+    return environment.get_template(name)
 
 
 def _context(study: Study, command: str) -> dict[str, Any]:

@@ -22,7 +22,7 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from isodistill.report.run import Estimate
 
-__all__ = ["accuracies", "accuracy_consistency", "curves", "differences"]
+__all__ = ["accuracies", "accuracy_consistency", "bars", "curves", "differences"]
 
 # The page's custom properties and their light values; c1 to c6 follow the colour-blind-safe set of Okabe and Ito.
 COLOURS = {
@@ -44,7 +44,13 @@ ROLES: dict[str, dict[str, Any]] = {
     "baseline": {"color": COLOURS["ink"], "marker": "s", "markerfacecolor": COLOURS["ink"]},
     "method": {"color": COLOURS["accent"], "marker": "o", "markerfacecolor": COLOURS["accent"]},
 }
+MARKERS = ["o", "s", "^", "D", "v", "P"]
 LINES = [COLOURS[f"c{i}"] for i in range(1, 7)]
+# Many methods on one plot: six colours, and another marker for every further six.
+ROLES |= {
+    f"m{i}": {"color": LINES[i % 6], "marker": MARKERS[(i + i // 6) % 6], "markerfacecolor": LINES[i % 6]}
+    for i in range(36)
+}
 DASHES = ["-", "--", ":", "-."]
 WIDTH = 4.4  # inches
 LEAST_SPAN = 5  # points to both sides of 0, so that a difference of nothing does not fill the plot
@@ -118,13 +124,16 @@ def accuracies(
     return _svg(draw, name, title, height=1.0 + (0.16 + 0.16 * len(series)) * len(domains))
 
 
-def accuracy_consistency(points: Sequence[tuple[str, str, float, Estimate]], *, name: str, title: str) -> str:
+def accuracy_consistency(
+    points: Sequence[tuple[str, str, float, Estimate]], *, name: str, title: str, zoom: bool = False
+) -> str:
     """Accuracy (up is better) against the LCS ratio (left is better), one point for every student and seed.
 
     Args:
         points: (label, role, LCS ratio, accuracy as a share).
         name: unique in the page.
         title: what a screen reader says.
+        zoom: fit the axis of the accuracy to the points, where many stand close together.
     """
 
     def draw(axes: Axes) -> None:
@@ -137,12 +146,36 @@ def accuracy_consistency(points: Sequence[tuple[str, str, float, Estimate]], *, 
         axes.grid(True)
         axes.set_axisbelow(True)
         axes.margins(x=0.15)
-        axes.set_ylim(-2, 102)
+        if not zoom:
+            axes.set_ylim(-2, 102)
         axes.set_xlabel("LCS ratio (our definition), lower is better")
         axes.set_ylabel("correct answers in %")
         axes.xaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10]))
 
-    return _svg(draw, name, title, height=2.9)
+    lines = len({label for label, *_ in points}) / 3  # of the legend
+    return _svg(draw, name, title, height=2.7 + 0.2 * max(lines, 1))
+
+
+def bars(rows: Sequence[tuple[str, float]], *, xlabel: str, form: str, name: str, title: str) -> str:
+    """One bar per row, top first, with its value in words.
+
+    Args:
+        rows: label and value, 0 or more.
+        xlabel: name of the axis.
+        form: format of a value, such as ``{:.0f} s``.
+        name: unique in the page.
+        title: what a screen reader says.
+    """
+
+    def draw(axes: Axes) -> None:
+        axes.barh(range(len(rows)), [value for _, value in rows], height=0.55, color=COLOURS["accent"])
+        for y, (_, value) in enumerate(rows):
+            axes.annotate(form.format(value), (value, y), (4, 0), textcoords="offset points", va="center")
+        _rows(axes, [label for label, _ in rows])
+        axes.set_xlim(0, 1.25 * max(value for _, value in rows) or 1)
+        axes.set_xlabel(xlabel)
+
+    return _svg(draw, name, title, height=0.7 + 0.26 * len(rows))
 
 
 def curves(

@@ -10,14 +10,18 @@ from isodistill.report.run import Estimate, Run, Side, estimate
 from isodistill.report.text import signed, verdict
 
 __all__ = [
+    "DASH",
+    "METRICS",
     "Cell",
     "Metric",
     "Row",
     "Table",
     "by_domain",
     "costs",
+    "difference_cell",
     "differing_settings",
     "pass_at_k",
+    "plain",
     "robustness",
     "versions",
 ]
@@ -127,7 +131,7 @@ def robustness(
             notes.append(f"{DASH} {metric.label} ({', '.join(undefined)}): {metric.why_undefined}.")
         cells = [_cell(number, metric) for number in found]
         if difference is not None:
-            cells.append(_difference_cell(difference.get(key), metric))
+            cells.append(difference_cell(difference.get(key), metric))
             unpaired += [metric.label] if difference.get(key) is None else []
         rows.append(Row(metric.label, metric.meaning, cells))
     if unpaired:
@@ -145,7 +149,7 @@ def by_domain(
     for domain in domains:
         cells = [_cell(estimate(side.splits.get(split) or {}, "acc_by_domain", domain), metric) for side in sides]
         if difference is not None:
-            cells.append(_difference_cell(changes.get(domain), metric))
+            cells.append(difference_cell(changes.get(domain), metric))
         rows.append(Row(domain, "", cells))
     return Table(_columns(sides, difference, head), rows)
 
@@ -204,14 +208,13 @@ def _cell(number: Estimate | None, metric: Metric) -> Cell:
     if number is None:
         return Cell()
     interval = (
-        ""
-        if number.lo is None or number.hi is None
-        else f"{_plain(number.lo, metric)}{DASH}{_plain(number.hi, metric)}"
+        "" if number.lo is None or number.hi is None else f"{plain(number.lo, metric)}{DASH}{plain(number.hi, metric)}"
     )
-    return Cell(_plain(number.value, metric), interval)
+    return Cell(plain(number.value, metric), interval)
 
 
-def _difference_cell(values: Sequence[float] | None, metric: Metric) -> Cell:
+def difference_cell(values: Sequence[float] | None, metric: Metric) -> Cell:
+    """A paired difference with its interval and its verdict; a dash where it is undefined."""
     if values is None:
         return Cell()
     change = Estimate(*values)
@@ -223,7 +226,8 @@ def _difference_cell(values: Sequence[float] | None, metric: Metric) -> Cell:
     return Cell(signed(scale * change.value, decimals), interval, tone)
 
 
-def _plain(value: float, metric: Metric) -> str:
+def plain(value: float, metric: Metric) -> str:
+    """A number as it is printed: shares in %."""
     return f"{100 * value:.1f}" if metric.share else f"{value:.3f}"
 
 

@@ -26,11 +26,33 @@ __all__ = [
     "verdict",
 ]
 
-NAMES = {"iga": "IGA", "erm": "ERM", "sft": "SFT"}
+NAMES = {
+    "iga": "IGA",
+    "erm": "ERM",
+    "erm_pooled": "ERM pooled",
+    "sft": "SFT",
+    "random_mask": "Random mask",
+    "uniform_mask": "Uniform mask",
+    "irm": "IRM",
+    "vrex": "V-REx",
+    "group_dro": "GroupDRO",
+    "fish": "Fish",
+    "fishr": "Fishr",
+    "and_mask": "AND-mask",
+    "sand_mask": "SAND-mask",
+    "pcgrad": "PCGrad",
+    "cagrad": "CAGrad",
+    "upgrad": "UPGrad",
+    "coral": "CORAL",
+    "dann": "DANN",
+    "mldg": "MLDG",
+    "iga2020": "IGA-2020 (arXiv 2008.01883)",
+}
 TIERS = {"factor": "F", "tangent": "T", "tangent_separable": "TS", "weight": "W"}
 SPLITS = {
     "ood": ("Domains never trained on (OOD)", "in domains never trained on"),
     "id": ("Training domains, new problems (ID)", "on new problems from the training domains"),
+    "valid": ("Training domains, problems to select by (valid)", "on the problems to select by"),
     "cue_random": ("Planted cues made random", "where planted cues are random"),
 }
 VERDICTS = {
@@ -76,7 +98,8 @@ def method_label(results: Mapping[str, Any], recipe: Mapping[str, Any]) -> str:
         return name
     space, control = str(alignment["space"]), alignment.get("control", "none")
     label = f"{name}, tier {TIERS.get(space, space)} (ours)"
-    return label if control == "none" else f"{label}, control: {control} mask"
+    is_control = results["method"] in ("random_mask", "uniform_mask")  # its name says so
+    return label if control == "none" or is_control else f"{label}, control: {control} mask"
 
 
 def method_name(method: str) -> str:

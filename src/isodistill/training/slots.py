@@ -24,6 +24,8 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
     "erm_pooled": {"objective": {"name": "ce"}, "alignment": {"name": "erm_pooled"}},
     "iga": {"objective": {"name": "ce"}, "alignment": {"name": "iga"}},
     **{name: {"objective": {"name": "ce"}, "alignment": {"name": name}} for name in _ALIGNED},
+    "random_mask": {"objective": {"name": "ce"}, "alignment": {"name": "iga", "control": "random"}},
+    "uniform_mask": {"objective": {"name": "ce"}, "alignment": {"name": "iga", "control": "uniform"}},
 }
 
 T = TypeVar("T")
