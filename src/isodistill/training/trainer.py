@@ -270,10 +270,10 @@ class DistillTrainer(ResumableTrainer):
     def _open_student(self) -> Student:
         """The student whose backward fills ``self.gradients``; fused layers where they can, autograd elsewhere."""
         assert self._engine is not None
+        self._engine.callback(self.__dict__.pop, "student", None)  # it holds packed copies of the weights
         args, causal = self.args, self.model.get_base_model()
         obstacle = why_not_fused(causal) if self.segmented else "gradients are taken domain by domain"
         if obstacle is None:
-            self._engine.callback(self.__dict__.pop, "student", None)  # two packed copies of the weights
             fused = FusedDecoder(
                 self.model, self.gradients, args.compute_dtype, checkpoint=bool(args.gradient_checkpointing)
             )
