@@ -135,7 +135,7 @@ def decoding(model: PreTrainedModel, memory: float, repeats: int) -> None:
         for _ in range(3 * repeats):
             rate.measure()
             with torch.no_grad():
-                seconds.append(timed(lambda d=decoder, b=batch: d.step([1] * b)))
+                seconds.append(timed(lambda d=decoder, b=batch: d.step([[1]] * b)))
         floor = max(2 * n_weights * batch / rate.rate, (2 * n_weights + cache * batch) / memory)
         reached = statistics.median(seconds)
         print(
