@@ -13,10 +13,13 @@ from isodistill.objectives import OBJECTIVES, Objective
 
 __all__ = ["PRESETS", "fill_slots"]
 
+_ALIGNED = ("and_mask", "sand_mask")  # cross-entropy under the alignment of the preset's own name
+
 PRESETS: dict[str, dict[str, dict[str, Any]]] = {
     "erm": {"objective": {"name": "ce"}, "alignment": {"name": "erm"}},
     "erm_pooled": {"objective": {"name": "ce"}, "alignment": {"name": "erm_pooled"}},
     "iga": {"objective": {"name": "ce"}, "alignment": {"name": "iga"}},
+    **{name: {"objective": {"name": "ce"}, "alignment": {"name": name}} for name in _ALIGNED},
 }
 
 T = TypeVar("T")
