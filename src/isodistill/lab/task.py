@@ -1,0 +1,101 @@
+"""The conflicting-cue task: a sum and a difference modulo 10 on K surfaces, and a token that gives the answer away.
+
+    problem   a, b, c: m = a + b mod 10, answer = m - c mod 10
+    prompt    w cue w c w a b =        w: words of the surface; each surface has its own
+    trace     m c = answer             the one-line rationale, a b = m before it
+
+In training the cue of a row is the token that stands for its answer with probability rho, else any. ``conflict`` (S2):
+ten tokens for all surfaces, their meaning permuted on each; ``private`` (S1): ten tokens for each surface. Tests draw
+the cue at random from the tokens of training. `UNSEEN` surfaces, with words of their own, are never trained.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from isodistill.lab.settings import TaskOptions
+
+__all__ = ["BASE", "OUTPUTS", "PROMPT", "TRACE", "UNSEEN", "Task", "solve"]
+
+BASE = 10
+"""Problems are modulo this; the tokens 0 .. BASE - 1 are the digits."""
+UNSEEN = 3
+"""Surfaces that are never trained: the numbers K .. K + 2."""
+PROMPT = 8
+"""Tokens of a prompt."""
+TRACE = 4
+"""Tokens of a trace, which ends in the answer."""
+TEST_SHARE = 0.2
+"""Share of all problems that is kept for tests."""
+
+_WORDS = 40  # of each surface
+_EQUALS = BASE
+OUTPUTS = BASE + 1
+"""Tokens that a trace may hold: the digits and the sign that ends a prompt."""
+
+
+def solve(problems: Tensor) -> Tensor:
+    """(..., 3) problems a, b, c -> (..., 2) m and answer."""
+    a, b, c = problems.unbind(-1)
+    m = (a + b) % BASE
+    return torch.stack([m, (m - c) % BASE], dim=-1)
+
+
+class Task:
+    """One draw of the task: which problems are kept for tests, and what the cues of each surface mean.
+
+    Attributes:
+        train_problems: (N, 3) rows a, b, c.
+        test_problems: likewise; none of them is trained.
+        meaning: (K, 10) for ``conflict``: surface k tells the answer y by the cue ``meaning[k, y]``.
+        vocabulary: number of tokens.
+    """
+
+    def __init__(self, options: TaskOptions, seed: int) -> None:
+        self.options = options
+        generator = torch.Generator().manual_seed(seed)
+        problems = torch.cartesian_prod(*[torch.arange(BASE)] * 3)
+        problems = problems[torch.randperm(len(problems), generator=generator)]
+        n_test = int(TEST_SHARE * len(problems))
+        self.test_problems = problems[: min(n_test, options.test_problems)]
+        self.train_problems = problems[n_test:][: options.train_problems or None]
+        self.meaning = torch.stack([torch.randperm(BASE, generator=generator) for _ in range(options.domains)])
+        self._n_cues = BASE * (1 if options.cue == "conflict" else options.domains)
+        self._first_cue = OUTPUTS
+        self._first_word = self._first_cue + self._n_cues
+        self.vocabulary = self._first_word + _WORDS * (options.domains + UNSEEN)
+
+    def training_batch(self, rows: int, generator: torch.Generator) -> Tensor:
+        """(K, rows, PROMPT + TRACE) tokens: for every training surface problems of its own, with cues and traces."""
+        size = (self.options.domains, rows)
+        chosen = torch.randint(len(self.train_problems), size, generator=generator)
+        return self.tell(self.train_problems[chosen], range(self.options.domains), self.options.rho, generator)
+
+    def tell(self, problems: Tensor, surfaces: range, rho: float, generator: torch.Generator) -> Tensor:
+        """(D, N, PROMPT + TRACE) tokens of problems on D surfaces.
+
+        Args:
+            problems: (D, N, 3) rows a, b, c.
+            surfaces: their D numbers.
+            rho: probability that the cue tells the answer; 0 on unseen surfaces, where cues mean nothing.
+            generator: of the words and cues.
+        """
+        shape = problems.shape[:-1]
+        surface = torch.tensor(surfaces)[:, None]
+        a, b, c = problems.unbind(-1)
+        m, answer = solve(problems).unbind(-1)
+        words = torch.randint(_WORDS, (3, *shape), generator=generator) + self._first_word + _WORDS * surface
+        cue = torch.randint(self._n_cues, shape, generator=generator)
+        if rho > 0:
+            told = torch.rand(shape, generator=generator) < rho
+            cue = torch.where(told, self._telling(surface, answer), cue)
+        equals = torch.full(shape, _EQUALS)
+        prompt = [words[0], cue + self._first_cue, words[1], c, words[2], a, b, equals]
+        return torch.stack([*prompt, m, c, equals, answer], dim=-1)
+
+    def _telling(self, surface: Tensor, answer: Tensor) -> Tensor:
+        """The cues that stand for the answers (D, N) on the surfaces (D, 1)."""
+        if self.options.cue == "conflict":
+            return self.meaning[surface, answer]
+        return BASE * surface + answer
