@@ -33,6 +33,7 @@ METHODS: dict[str, tuple[str, str, list[str]]] = {
     "erm": ("ERM", "erm", []),
     "iga": ("IGA, `ratio`, tau 3, EMA .95, on the update", "iga", []),
     "random_mask": ("random mask, density and step ratio of IGA", "iga", ["alignment.control=random"]),
+    "erm_lr_1e-3": ("ERM, learning rate 1e-3", "erm", ["train.lr=0.001"]),
     "uniform_mask": ("uniform mask, step ratio of IGA", "iga", ["alignment.control=uniform"]),
     "and_mask": ("AND-mask, t 1, EMA .95, on the update", "and_mask", []),
     "iga_exp_tensor_mean": ("IGA, `exp` with tensor_mean, tau 1", "iga", EXP),
@@ -49,6 +50,7 @@ SETTINGS: dict[str, tuple[str, list[str]]] = {
     "k4": ("conflicting cues, K = 4, rho 1", ["task.domains=4"]),
     "k2": ("conflicting cues, K = 2, rho 1", ["task.domains=2"]),
     "k16": ("conflicting cues, K = 16, rho 1", ["task.domains=16"]),
+    "easy": ("conflicting cues, K = 8, rho 1, one kind of second operation", ["task.operations=1"]),
     "rho95": ("conflicting cues, K = 8, rho .95", ["task.rho=0.95"]),
     "private": ("private cues, K = 8, rho 1", ["task.cue=private"]),
     "sgd": ("conflicting cues, K = 8, rho 1, SGD with momentum", ["train.optimizer=sgd", "train.lr=0.3"]),
@@ -59,19 +61,23 @@ SETTINGS: dict[str, tuple[str, list[str]]] = {
 """Setting -> label, options."""
 
 CORE = ("erm", "iga", "random_mask")
-FORMS = ("and_mask", "iga_exp_relative", "iga_exp_tensor_mean", "uniform_mask", "iga_no_ema", "iga_gradient")
+FORMS = ("and_mask", "erm_lr_1e-3", "iga_exp_tensor_mean", "iga_exp_relative", "uniform_mask")
+ABLATIONS = ("iga_no_ema", "iga_gradient")
 GRID: list[tuple[str, tuple[str, ...], range]] = [
-    ("k8", CORE, range(5)),
+    ("k8", CORE, range(3)),
     ("k8", FORMS, range(3)),
-    ("long", CORE, range(3)),
-    ("k8", FORMS, range(3, 5)),
+    ("k8", CORE, range(3, 5)),
+    ("k8", ABLATIONS, range(3)),
     ("k16", CORE, range(3)),
+    ("easy", CORE, range(3)),
     ("k4", CORE, range(3)),
+    ("k8", FORMS, range(3, 5)),
+    ("k8", ABLATIONS, range(3, 5)),
+    ("long", CORE, range(3)),
     ("rho95", CORE, range(3)),
     ("k8", ("iga_tau_1", "iga_tau_10"), range(3)),
     ("k2", CORE, range(3)),
     ("private", CORE, range(3)),
-    ("long", CORE, range(3, 5)),
     ("sgd", CORE, range(3)),
     ("data200", CORE, range(3)),
     ("batch4", CORE, range(3)),

@@ -19,11 +19,11 @@ def batch(task: Task, rows: int = 400) -> torch.Tensor:
 
 
 def read_and_solve(prompt: list[int]) -> list[int]:
-    """The trace that a reader of the prompt writes: token 10 is the sign =."""
-    _, _, _, c, _, a, b, equals = prompt
-    assert equals == 10
+    """The trace that a reader of the prompt writes: token 10 is +, 11 is -, 12 is =."""
+    _, _, _, op, c, _, a, b, equals = prompt
+    assert equals == 12
     m = int(str(a + b)[-1])
-    return [m, c, 10, int(str(10 + m - c)[-1])]
+    return [m, op, c, 12, int(str(m + c if op == 10 else 10 + m - c)[-1])]
 
 
 @pytest.mark.parametrize("cue", ["conflict", "private"])
@@ -61,7 +61,7 @@ def test_private_cues_are_shared_by_no_two_surfaces() -> None:
 def test_a_cue_tells_the_answer_as_often_as_rho_says(rho: float, expected: float) -> None:
     task = Task(TaskOptions(domains=K, rho=rho), 0)
     told = batch(task, 2000)
-    first_cue = 11
+    first_cue = 13
     tells = told[..., 1] - first_cue == task.meaning[torch.arange(K)[:, None], told[..., -1]]
     assert float(tells.double().mean()) == pytest.approx(expected, abs=0.02)  # 8,000 rows: standard error 0.006
 
@@ -70,20 +70,23 @@ def test_no_test_problem_is_trained() -> None:
     task = Task(TaskOptions(), 0)
     trained = set(map(tuple, task.train_problems.tolist()))
     tested = set(map(tuple, task.test_problems.tolist()))
-    assert len(trained) == 800
+    assert len(trained) == 1600
     assert len(tested) == 200
     assert not trained & tested
     assert len(Task(TaskOptions(train_problems=50), 0).train_problems) == 50
+    easy = Task(TaskOptions(operations=1), 0)
+    assert len(easy.train_problems) == 800
+    assert set(batch(easy)[..., 3].flatten().tolist()) == {11}  # always -
 
 
 def test_surfaces_have_words_of_their_own() -> None:
     task = Task(TaskOptions(domains=K), 0)
     surfaces = range(K + UNSEEN)
     told = task.tell(task.test_problems.expand(len(surfaces), -1, -1), surfaces, 0.0, torch.Generator().manual_seed(0))
-    words = [set(rows[:, [0, 2, 4]].flatten().tolist()) for rows in told]
+    words = [set(rows[:, [0, 2, 5]].flatten().tolist()) for rows in told]
     assert len(set().union(*words)) == sum(map(len, words))
     assert max(set().union(*words)) < task.vocabulary
-    assert torch.equal(told[0][:, [3, 5, 6, 7]], told[-1][:, [3, 5, 6, 7]])  # isomers share structure and values
+    assert torch.equal(told[0][:, [3, 4, 6, 7, 8]], told[-1][:, [3, 4, 6, 7, 8]])  # isomers share structure and values
 
 
 def test_one_seed_draws_one_task() -> None:
@@ -99,6 +102,7 @@ def test_one_seed_draws_one_task() -> None:
         ({"domains": 1}, r"task\.domains is 1"),
         ({"cue": "loud"}, r"choose one of conflict, private"),
         ({"rho": 1.5}, r"task\.rho is 1\.5"),
+        ({"operations": 3}, r"task\.operations is 3"),
         ({"test_problems": 1}, r"task\.test_problems is 1"),
     ],
 )

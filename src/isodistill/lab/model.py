@@ -99,8 +99,7 @@ def _linear(x: Tensor, W: Tensor) -> Tensor:
 
 
 def _norm(x: Tensor) -> Tensor:
-    normed: Tensor = F.rms_norm(x, x.shape[-1:])
-    return normed
+    return F.rms_norm(x, x.shape[-1:])
 
 
 def _attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
@@ -110,4 +109,5 @@ def _attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     q, k, v = (z.flatten(0, 1).unflatten(-1, (_HEADS, -1)).transpose(1, 2) for z in (q, k, v))
     seen = torch.ones(n, length, dtype=torch.bool).tril(length - n)
     mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=seen)
-    return mixed.transpose(1, 2).flatten(2).unflatten(0, (groups, -1))
+    heads: Tensor = mixed.transpose(1, 2).flatten(2).unflatten(0, (groups, -1))
+    return heads

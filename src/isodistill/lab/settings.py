@@ -18,6 +18,7 @@ class TaskOptions:
         domains: K, surfaces that are trained.
         cue: conflict (one set of tokens, another meaning on every surface) or private (own tokens on every surface).
         rho: probability that a training row's cue tells its answer.
+        operations: kinds of the second operation: 2, or 1 for logic that is learned sooner.
         train_problems: distinct training problems; 0 takes all that are not kept for tests.
         test_problems: problems of the tests.
     """
@@ -25,6 +26,7 @@ class TaskOptions:
     domains: int = 8
     cue: str = "conflict"
     rho: float = 1.0
+    operations: int = 2
     train_problems: int = 0
     test_problems: int = 200
 
@@ -35,6 +37,8 @@ class TaskOptions:
             raise UserError(f"task.cue is {self.cue!r}; choose one of conflict, private.")
         if not 0 <= self.rho <= 1:
             raise UserError(f"task.rho is {self.rho}; it is a probability, 0 to 1.")
+        if self.operations not in (1, 2):
+            raise UserError(f"task.operations is {self.operations}; it must be 1 or 2.")
         if self.train_problems < 0:
             raise UserError(f"task.train_problems is {self.train_problems}; it must be at least 0 (all).")
         if self.test_problems < 2:
@@ -54,7 +58,7 @@ class TrainOptions:
         layers: of the transformer.
     """
 
-    steps: int = 600
+    steps: int = 800
     rows: int = 8
     lr: float = 3e-3
     optimizer: str = "adam"

@@ -1,8 +1,8 @@
-"""The conflicting-cue task: a sum and a difference modulo 10 on K surfaces, and a token that gives the answer away.
+"""The conflicting-cue task: two operations modulo 10, told on K surfaces, and a token that gives the answer away.
 
-    problem   a, b, c: m = a + b mod 10, answer = m - c mod 10
-    prompt    w cue w c w a b =        w: words of the surface; each surface has its own
-    trace     m c = answer             the one-line rationale, a b = m before it
+    problem   a, b, op, c: m = a + b mod 10, answer = m op c mod 10, op one of + and -, or always -
+    prompt    w cue w op c w a b =        w: words of the surface; each surface has its own
+    trace     m op c = answer             the one-line rationale
 
 In training the cue of a row is the token that stands for its answer with probability rho, else any. ``conflict`` (S2):
 ten tokens for all surfaces, their meaning permuted on each; ``private`` (S1): ten tokens for each surface. Tests draw
@@ -22,31 +22,31 @@ BASE = 10
 """Problems are modulo this; the tokens 0 .. BASE - 1 are the digits."""
 UNSEEN = 3
 """Surfaces that are never trained: the numbers K .. K + 2."""
-PROMPT = 8
+PROMPT = 9
 """Tokens of a prompt."""
-TRACE = 4
+TRACE = 5
 """Tokens of a trace, which ends in the answer."""
 TEST_SHARE = 0.2
 """Share of all problems that is kept for tests."""
 
 _WORDS = 40  # of each surface
-_EQUALS = BASE
-OUTPUTS = BASE + 1
-"""Tokens that a trace may hold: the digits and the sign that ends a prompt."""
+_EQUALS = BASE + 2  # after + and -
+OUTPUTS = BASE + 3
+"""Tokens that a trace may hold: digits, + and -, and the sign that ends a prompt."""
 
 
 def solve(problems: Tensor) -> Tensor:
-    """(..., 3) problems a, b, c -> (..., 2) m and answer."""
-    a, b, c = problems.unbind(-1)
+    """(..., 4) problems a, b, op, c -> (..., 2) m and answer; op is 0 for + and 1 for -."""
+    a, b, op, c = problems.unbind(-1)
     m = (a + b) % BASE
-    return torch.stack([m, (m - c) % BASE], dim=-1)
+    return torch.stack([m, (m + c - 2 * c * op) % BASE], dim=-1)
 
 
 class Task:
     """One draw of the task: which problems are kept for tests, and what the cues of each surface mean.
 
     Attributes:
-        train_problems: (N, 3) rows a, b, c.
+        train_problems: (N, 4) rows a, b, op, c.
         test_problems: likewise; none of them is trained.
         meaning: (K, 10) for ``conflict``: surface k tells the answer y by the cue ``meaning[k, y]``.
         vocabulary: number of tokens.
@@ -55,7 +55,8 @@ class Task:
     def __init__(self, options: TaskOptions, seed: int) -> None:
         self.options = options
         generator = torch.Generator().manual_seed(seed)
-        problems = torch.cartesian_prod(*[torch.arange(BASE)] * 3)
+        digits = torch.arange(BASE)
+        problems = torch.cartesian_prod(digits, digits, torch.arange(2)[-options.operations :], digits)
         problems = problems[torch.randperm(len(problems), generator=generator)]
         n_test = int(TEST_SHARE * len(problems))
         self.test_problems = problems[: min(n_test, options.test_problems)]
@@ -76,23 +77,23 @@ class Task:
         """(D, N, PROMPT + TRACE) tokens of problems on D surfaces.
 
         Args:
-            problems: (D, N, 3) rows a, b, c.
+            problems: (D, N, 4) rows a, b, op, c.
             surfaces: their D numbers.
             rho: probability that the cue tells the answer; 0 on unseen surfaces, where cues mean nothing.
             generator: of the words and cues.
         """
         shape = problems.shape[:-1]
         surface = torch.tensor(surfaces)[:, None]
-        a, b, c = problems.unbind(-1)
+        a, b, op, c = problems.unbind(-1)
         m, answer = solve(problems).unbind(-1)
         words = torch.randint(_WORDS, (3, *shape), generator=generator) + self._first_word + _WORDS * surface
         cue = torch.randint(self._n_cues, shape, generator=generator)
         if rho > 0:
             told = torch.rand(shape, generator=generator) < rho
             cue = torch.where(told, self._telling(surface, answer), cue)
-        equals = torch.full(shape, _EQUALS)
-        prompt = [words[0], cue + self._first_cue, words[1], c, words[2], a, b, equals]
-        return torch.stack([*prompt, m, c, equals, answer], dim=-1)
+        op, equals = op + BASE, torch.full(shape, _EQUALS)
+        prompt = [words[0], cue + self._first_cue, words[1], op, c, words[2], a, b, equals]
+        return torch.stack([*prompt, m, op, c, equals, answer], dim=-1)
 
     def _telling(self, surface: Tensor, answer: Tensor) -> Tensor:
         """The cues that stand for the answers (D, N) on the surfaces (D, 1)."""
