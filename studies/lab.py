@@ -107,7 +107,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="The laboratory of IGA.")
     parser.add_argument("--runs", type=int, default=None, help="run at most so many; 0 only writes the results")
     parser.add_argument("--results", type=Path, default=RESULTS, help="folder of lab-runs.jsonl, iga.json and iga.md")
-    parser.add_argument("--set", action="append", default=[], dest="overrides", help="key=value for every run")
+    parser.add_argument(
+        "--set", action="append", default=[], dest="overrides", help="key=value for every run; the results are of these"
+    )
     given = parser.parse_args()
     torch.set_num_threads(1)
     log = given.results / "lab-runs.jsonl"
@@ -116,7 +118,7 @@ def main() -> None:
     for number, run in enumerate(missing[: given.runs], start=1):
         append(log, run | {"record": train_and_test(run)})
         print(f"{number} of {len(missing)}: {run['command']}", flush=True)
-    write_results(given.results)
+    write_results(given.results, recorded(log, given.overrides))
 
 
 def planned(overrides: list[str]) -> Iterator[Run]:
@@ -158,11 +160,17 @@ def read(log: Path) -> list[Run]:
     return [json.loads(line) for line in whole.splitlines()]
 
 
-def write_results(folder: Path) -> None:
+def recorded(log: Path, overrides: list[str]) -> list[Run]:
+    """The runs on record that belong to the grid with these overrides."""
+    commands = {run["command"] for run in planned(overrides)}
+    return [run for run in read(log) if run["command"] in commands]
+
+
+def write_results(folder: Path, runs: list[Run]) -> None:
     """iga.json, in which records of other students stay, and the tables of iga.md."""
     path, page = folder / "iga.json", folder / "iga.md"
     others = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else []
-    records = collect(read(folder / "lab-runs.jsonl"))
+    records = collect(runs)
     kept = [record for record in others if not record["student"].startswith("lab")]
     write_lines(path, [json.dumps(records + kept, indent=1, allow_nan=False)])
     write_lines(page, with_tables(page.read_text(encoding="utf-8"), tables(records)).splitlines())
