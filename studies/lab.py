@@ -50,7 +50,10 @@ SETTINGS: dict[str, tuple[str, list[str]]] = {
     "k4": ("conflicting cues, K = 4, rho 1", ["task.domains=4"]),
     "k2": ("conflicting cues, K = 2, rho 1", ["task.domains=2"]),
     "k16": ("conflicting cues, K = 16, rho 1", ["task.domains=16"]),
-    "easy": ("conflicting cues, K = 8, rho 1, one kind of second operation", ["task.operations=1"]),
+    "hard": (
+        "conflicting cues, K = 8, rho 1, two kinds of the second operation, 800 steps",
+        ["task.operations=2", "train.steps=800"],
+    ),
     "rho95": ("conflicting cues, K = 8, rho .95", ["task.rho=0.95"]),
     "private": ("private cues, K = 8, rho 1", ["task.cue=private"]),
     "sgd": ("conflicting cues, K = 8, rho 1, SGD with momentum", ["train.optimizer=sgd", "train.lr=0.3"]),
@@ -64,15 +67,14 @@ CORE = ("erm", "iga", "random_mask")
 FORMS = ("and_mask", "erm_lr_1e-3", "iga_exp_tensor_mean", "iga_exp_relative", "uniform_mask")
 ABLATIONS = ("iga_no_ema", "iga_gradient")
 GRID: list[tuple[str, tuple[str, ...], range]] = [
-    ("k8", CORE, range(3)),
+    ("k8", CORE, range(5)),
+    ("hard", CORE, range(2)),
     ("k8", FORMS, range(3)),
-    ("k8", CORE, range(3, 5)),
-    ("k8", ABLATIONS, range(3)),
-    ("k16", CORE, range(3)),
-    ("easy", CORE, range(3)),
-    ("k4", CORE, range(3)),
     ("k8", FORMS, range(3, 5)),
-    ("k8", ABLATIONS, range(3, 5)),
+    ("hard", CORE, range(2, 3)),
+    ("k4", CORE, range(3)),
+    ("k8", ABLATIONS, range(5)),
+    ("k16", CORE, range(3)),
     ("long", CORE, range(3)),
     ("rho95", CORE, range(3)),
     ("k8", ("iga_tau_1", "iga_tau_10"), range(3)),

@@ -9,7 +9,7 @@ import torch
 
 from isodistill.errors import UserError
 from isodistill.lab.settings import TaskOptions
-from isodistill.lab.task import PROMPT, UNSEEN, Task
+from isodistill.lab.task import UNSEEN, Task
 
 K = 4
 
@@ -19,17 +19,22 @@ def batch(task: Task, rows: int = 400) -> torch.Tensor:
 
 
 def read_and_solve(prompt: list[int]) -> list[int]:
-    """The trace that a reader of the prompt writes: token 10 is +, 11 is -, 12 is =."""
-    _, _, _, op, c, _, a, b, equals = prompt
-    assert equals == 12
+    """The trace that a reader of the prompt writes; with two operations token 10 is +, 11 is -, before c."""
+    _, _, _, *third, _, a, b, equals = prompt
+    *op, c = third
+    assert equals == (12 if op else 10)
     m = int(str(a + b)[-1])
-    return [m, op, c, 12, int(str(m + c if op == 10 else 10 + m - c)[-1])]
+    return [m, *op, c, equals, int(str(m + c if op == [10] else 10 + m - c)[-1])]
 
 
+@pytest.mark.parametrize("operations", [1, 2])
 @pytest.mark.parametrize("cue", ["conflict", "private"])
-def test_the_trace_is_what_a_reader_of_the_prompt_finds(cue: str) -> None:
-    for row in batch(Task(TaskOptions(domains=K, cue=cue), 3), 100).flatten(0, 1).tolist():
-        assert row[PROMPT:] == read_and_solve(row[:PROMPT])
+def test_the_trace_is_what_a_reader_of_the_prompt_finds(cue: str, operations: int) -> None:
+    task = Task(TaskOptions(domains=K, cue=cue, operations=operations), 3)
+    rows = batch(task, 100).flatten(0, 1).tolist()
+    for row in rows:
+        assert len(row) == task.prompt + task.trace
+        assert row[task.prompt :] == read_and_solve(row[: task.prompt])
 
 
 def cues_of_answers(told: torch.Tensor) -> list[dict[int, set[int]]]:
@@ -61,7 +66,7 @@ def test_private_cues_are_shared_by_no_two_surfaces() -> None:
 def test_a_cue_tells_the_answer_as_often_as_rho_says(rho: float, expected: float) -> None:
     task = Task(TaskOptions(domains=K, rho=rho), 0)
     told = batch(task, 2000)
-    first_cue = 13
+    first_cue = 11
     tells = told[..., 1] - first_cue == task.meaning[torch.arange(K)[:, None], told[..., -1]]
     assert float(tells.double().mean()) == pytest.approx(expected, abs=0.02)  # 8,000 rows: standard error 0.006
 
@@ -70,23 +75,23 @@ def test_no_test_problem_is_trained() -> None:
     task = Task(TaskOptions(), 0)
     trained = set(map(tuple, task.train_problems.tolist()))
     tested = set(map(tuple, task.test_problems.tolist()))
-    assert len(trained) == 1600
+    assert len(trained) == 800
     assert len(tested) == 200
     assert not trained & tested
     assert len(Task(TaskOptions(train_problems=50), 0).train_problems) == 50
-    easy = Task(TaskOptions(operations=1), 0)
-    assert len(easy.train_problems) == 800
-    assert set(batch(easy)[..., 3].flatten().tolist()) == {11}  # always -
+    hard = Task(TaskOptions(operations=2), 0)
+    assert len(hard.train_problems) == 1600
+    assert set(batch(hard)[..., 3].flatten().tolist()) == {10, 11}
 
 
 def test_surfaces_have_words_of_their_own() -> None:
     task = Task(TaskOptions(domains=K), 0)
     surfaces = range(K + UNSEEN)
     told = task.tell(task.test_problems.expand(len(surfaces), -1, -1), surfaces, 0.0, torch.Generator().manual_seed(0))
-    words = [set(rows[:, [0, 2, 5]].flatten().tolist()) for rows in told]
+    words = [set(rows[:, [0, 2, 4]].flatten().tolist()) for rows in told]
     assert len(set().union(*words)) == sum(map(len, words))
     assert max(set().union(*words)) < task.vocabulary
-    assert torch.equal(told[0][:, [3, 4, 6, 7, 8]], told[-1][:, [3, 4, 6, 7, 8]])  # isomers share structure and values
+    assert torch.equal(told[0][:, [3, 5, 6, 7]], told[-1][:, [3, 5, 6, 7]])  # isomers share structure and values
 
 
 def test_one_seed_draws_one_task() -> None:
@@ -102,6 +107,7 @@ def test_one_seed_draws_one_task() -> None:
         ({"domains": 1}, r"task\.domains is 1"),
         ({"cue": "loud"}, r"choose one of conflict, private"),
         ({"rho": 1.5}, r"task\.rho is 1\.5"),
+        ({"words": 0}, r"task\.words is 0"),
         ({"operations": 3}, r"task\.operations is 3"),
         ({"test_problems": 1}, r"task\.test_problems is 1"),
     ],

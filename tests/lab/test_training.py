@@ -16,9 +16,10 @@ from isodistill.lab import LabSettings, run_lab
 from isodistill.lab.evaluate import greedy
 from isodistill.lab.model import LabModel, grouped
 from isodistill.lab.settings import TaskOptions, TrainOptions
-from isodistill.lab.task import OUTPUTS, PROMPT, TRACE, Task
+from isodistill.lab.task import Task
 from isodistill.recipe import parse_settings
 
+PROMPT, TRACE = 8, 4
 SMALL = ["train.steps=8", "train.rows=2", "train.width=16", "task.domains=3", "task.test_problems=5"]
 
 
@@ -30,7 +31,8 @@ def small(method: str = "iga", seed: int = 100, overrides: list[str] | None = No
 def made() -> tuple[LabModel, torch.Tensor]:
     task = Task(TaskOptions(domains=3), 0)
     generator = torch.Generator().manual_seed(0)
-    model = LabModel(task.vocabulary, OUTPUTS, PROMPT + TRACE - 1, 16, 2, generator).double()
+    assert (task.prompt, task.trace) == (PROMPT, TRACE)
+    model = LabModel(task.vocabulary, task.outputs, PROMPT + TRACE - 1, 16, 2, generator).double()
     return model, task.training_batch(4, generator)
 
 
@@ -68,7 +70,7 @@ def test_greedy_traces_are_the_likeliest_tokens_one_by_one() -> None:
     model, tokens = made()
     model.float()
     prompts = tokens.flatten(0, 1)[:, :PROMPT]
-    traces, states = greedy(model, prompts)
+    traces, states = greedy(model, prompts, TRACE)
     weights = {name: p[None] for name, p in model.named_parameters()}
     whole = torch.cat([prompts, traces], dim=1)[None]
     logits, all_states = model(weights, whole[..., :-1], last=TRACE)

@@ -14,7 +14,7 @@ from isodistill.evaluation import (
     logical_consistency_score,
 )
 from isodistill.lab.model import LabModel
-from isodistill.lab.task import BASE, PROMPT, TRACE, UNSEEN, Task
+from isodistill.lab.task import BASE, UNSEEN, Task
 
 __all__ = ["evaluate", "greedy"]
 
@@ -28,30 +28,32 @@ def evaluate(model: LabModel, task: Task, generator: torch.Generator) -> dict[st
     K = task.options.domains
     splits = {"id": (range(K), task.options.rho), "cue_random": (range(K), 0.0), "ood": (range(K, K + UNSEEN), 0.0)}
     return {
-        split: _scores(model, task.tell(task.test_problems.expand(len(surfaces), -1, -1), surfaces, rho, generator))
+        split: _scores(
+            model, task, task.tell(task.test_problems.expand(len(surfaces), -1, -1), surfaces, rho, generator)
+        )
         for split, (surfaces, rho) in splits.items()
     }
 
 
 @torch.no_grad()
-def greedy(model: LabModel, prompts: Tensor) -> tuple[Tensor, Tensor]:
-    """Traces (N, TRACE) that the student writes after prompts (N, PROMPT), and its states (N, d) at the last prompt
-    token, which LCS is about."""
+def greedy(model: LabModel, prompts: Tensor, trace: int) -> tuple[Tensor, Tensor]:
+    """Traces (N, trace) that the student writes after prompts (N, T), and its states (N, d) at the last prompt token,
+    which LCS is about."""
     weights = {name: p[None] for name, p in model.named_parameters()}
     tokens, first = prompts[None], None
-    for _ in range(TRACE):
+    for _ in range(trace):
         logits, states = model(weights, tokens, last=1)
         first = states if first is None else first
         tokens = torch.cat([tokens, logits.argmax(-1)], dim=-1)
     assert first is not None
-    return tokens[0, :, PROMPT:], first[0, :, 0]
+    return tokens[0, :, prompts.shape[1] :], first[0, :, 0]
 
 
-def _scores(model: LabModel, told: Tensor) -> dict[str, float]:
-    """Accuracy and consistency on (D, N, PROMPT + TRACE) tokens of N problems on D surfaces."""
+def _scores(model: LabModel, task: Task, told: Tensor) -> dict[str, float]:
+    """Accuracy and consistency on (D, N, prompt + trace) tokens of N problems on D surfaces."""
     surfaces, problems, _ = told.shape
     rows = told.flatten(0, 1)
-    traces, states = greedy(model, rows[:, :PROMPT])
+    traces, states = greedy(model, rows[:, : task.prompt], task.trace)
     set_ids = list(range(problems)) * surfaces
     domains = [k for k in range(surfaces) for _ in range(problems)]
     answers = [answer if answer < BASE else None for answer in traces[:, -1].tolist()]
@@ -59,7 +61,7 @@ def _scores(model: LabModel, told: Tensor) -> dict[str, float]:
     return {
         "acc_macro": acc_macro(correct, domains),
         "all_correct": all_correct(correct, set_ids, domains),
-        "acc_first": float((traces[:, 0] == rows[:, PROMPT]).double().mean()),
+        "acc_first": float((traces[:, 0] == rows[:, task.prompt]).double().mean()),
         "agreement": agreement(answers, set_ids, domains),
         "lcs": logical_consistency_score(states, set_ids),
         "lcs_random": lcs_random(states, set_ids, domains),

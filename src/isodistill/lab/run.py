@@ -14,7 +14,7 @@ from isodistill.errors import UserError
 from isodistill.lab.evaluate import evaluate
 from isodistill.lab.model import LabModel
 from isodistill.lab.settings import LabSettings
-from isodistill.lab.task import OUTPUTS, PROMPT, TRACE, Task
+from isodistill.lab.task import Task
 from isodistill.lab.train import train
 from isodistill.training.slots import fill_slots
 
@@ -39,8 +39,8 @@ def run_lab(settings: LabSettings) -> dict[str, Any]:
     task = Task(settings.task, draw)
     model = LabModel(
         vocabulary=task.vocabulary,
-        outputs=OUTPUTS,
-        length=PROMPT + TRACE - 1,
+        outputs=task.outputs,
+        length=task.prompt + task.trace - 1,
         width=settings.train.width,
         layers=settings.train.layers,
         generator=torch.Generator().manual_seed(weights),

@@ -18,7 +18,8 @@ class TaskOptions:
         domains: K, surfaces that are trained.
         cue: conflict (one set of tokens, another meaning on every surface) or private (own tokens on every surface).
         rho: probability that a training row's cue tells its answer.
-        operations: kinds of the second operation: 2, or 1 for logic that is learned sooner.
+        words: words of each surface; the more, the longer it takes to recognise a surface.
+        operations: kinds of the second operation: 1 (a subtraction) or 2, so that the logic is learned later.
         train_problems: distinct training problems; 0 takes all that are not kept for tests.
         test_problems: problems of the tests.
     """
@@ -26,7 +27,8 @@ class TaskOptions:
     domains: int = 8
     cue: str = "conflict"
     rho: float = 1.0
-    operations: int = 2
+    words: int = 40
+    operations: int = 1
     train_problems: int = 0
     test_problems: int = 200
 
@@ -37,6 +39,8 @@ class TaskOptions:
             raise UserError(f"task.cue is {self.cue!r}; choose one of conflict, private.")
         if not 0 <= self.rho <= 1:
             raise UserError(f"task.rho is {self.rho}; it is a probability, 0 to 1.")
+        if self.words < 1:
+            raise UserError(f"task.words is {self.words}; it must be at least 1.")
         if self.operations not in (1, 2):
             raise UserError(f"task.operations is {self.operations}; it must be 1 or 2.")
         if self.train_problems < 0:
@@ -58,7 +62,7 @@ class TrainOptions:
         layers: of the transformer.
     """
 
-    steps: int = 800
+    steps: int = 600
     rows: int = 8
     lr: float = 3e-3
     optimizer: str = "adam"

@@ -1,12 +1,13 @@
 """The conflicting-cue task: two operations modulo 10, told on K surfaces, and a token that gives the answer away.
 
-    problem   a, b, op, c: m = a + b mod 10, answer = m op c mod 10, op one of + and -, or always -
-    prompt    w cue w op c w a b =        w: words of the surface; each surface has its own
-    trace     m op c = answer             the one-line rationale
+    problem   a, b, c: m = a + b mod 10, answer = m - c mod 10
+    prompt    w cue w c w a b =        w: words of the surface; each surface has its own
+    trace     m c = answer             the one-line rationale
 
-In training the cue of a row is the token that stands for its answer with probability rho, else any. ``conflict`` (S2):
-ten tokens for all surfaces, their meaning permuted on each; ``private`` (S1): ten tokens for each surface. Tests draw
-the cue at random from the tokens of training. `UNSEEN` surfaces, with words of their own, are never trained.
+With two kinds of the second operation, + and -, a token before each c says which. In training the cue of a row is the
+token that stands for its answer with probability rho, else any. ``conflict`` (S2): ten tokens for all surfaces, their
+meaning permuted on each; ``private`` (S1): ten tokens for each surface. Tests draw the cue at random from the tokens of
+training. `UNSEEN` surfaces, with words of their own, are never trained.
 """
 
 from __future__ import annotations
@@ -16,23 +17,14 @@ from torch import Tensor
 
 from isodistill.lab.settings import TaskOptions
 
-__all__ = ["BASE", "OUTPUTS", "PROMPT", "TRACE", "UNSEEN", "Task", "solve"]
+__all__ = ["BASE", "UNSEEN", "Task", "solve"]
 
 BASE = 10
 """Problems are modulo this; the tokens 0 .. BASE - 1 are the digits."""
 UNSEEN = 3
 """Surfaces that are never trained: the numbers K .. K + 2."""
-PROMPT = 9
-"""Tokens of a prompt."""
-TRACE = 5
-"""Tokens of a trace, which ends in the answer."""
 TEST_SHARE = 0.2
 """Share of all problems that is kept for tests."""
-
-_WORDS = 40  # of each surface
-_EQUALS = BASE + 2  # after + and -
-OUTPUTS = BASE + 3
-"""Tokens that a trace may hold: digits, + and -, and the sign that ends a prompt."""
 
 
 def solve(problems: Tensor) -> Tensor:
@@ -49,6 +41,9 @@ class Task:
         train_problems: (N, 4) rows a, b, op, c.
         test_problems: likewise; none of them is trained.
         meaning: (K, 10) for ``conflict``: surface k tells the answer y by the cue ``meaning[k, y]``.
+        prompt: tokens of a prompt.
+        trace: tokens of a trace, which ends in the answer.
+        outputs: the first tokens, which a trace may hold: digits, + and - where there are both, the sign =.
         vocabulary: number of tokens.
     """
 
@@ -63,18 +58,21 @@ class Task:
         self.train_problems = problems[n_test:][: options.train_problems or None]
         self.meaning = torch.stack([torch.randperm(BASE, generator=generator) for _ in range(options.domains)])
         self._n_cues = BASE * (1 if options.cue == "conflict" else options.domains)
-        self._first_cue = OUTPUTS
+        with_op = options.operations == 2
+        self.prompt, self.trace = (9, 5) if with_op else (8, 4)
+        self.outputs = BASE + (3 if with_op else 1)
+        self._first_cue = self.outputs
         self._first_word = self._first_cue + self._n_cues
-        self.vocabulary = self._first_word + _WORDS * (options.domains + UNSEEN)
+        self.vocabulary = self._first_word + options.words * (options.domains + UNSEEN)
 
     def training_batch(self, rows: int, generator: torch.Generator) -> Tensor:
-        """(K, rows, PROMPT + TRACE) tokens: for every training surface problems of its own, with cues and traces."""
+        """(K, rows, prompt + trace) tokens: for every training surface problems of its own, with cues and traces."""
         size = (self.options.domains, rows)
         chosen = torch.randint(len(self.train_problems), size, generator=generator)
         return self.tell(self.train_problems[chosen], range(self.options.domains), self.options.rho, generator)
 
     def tell(self, problems: Tensor, surfaces: range, rho: float, generator: torch.Generator) -> Tensor:
-        """(D, N, PROMPT + TRACE) tokens of problems on D surfaces.
+        """(D, N, prompt + trace) tokens of problems on D surfaces.
 
         Args:
             problems: (D, N, 4) rows a, b, op, c.
@@ -82,18 +80,19 @@ class Task:
             rho: probability that the cue tells the answer; 0 on unseen surfaces, where cues mean nothing.
             generator: of the words and cues.
         """
-        shape = problems.shape[:-1]
+        shape, n_words = problems.shape[:-1], self.options.words
         surface = torch.tensor(surfaces)[:, None]
         a, b, op, c = problems.unbind(-1)
         m, answer = solve(problems).unbind(-1)
-        words = torch.randint(_WORDS, (3, *shape), generator=generator) + self._first_word + _WORDS * surface
+        words = torch.randint(n_words, (3, *shape), generator=generator) + self._first_word + n_words * surface
         cue = torch.randint(self._n_cues, shape, generator=generator)
         if rho > 0:
             told = torch.rand(shape, generator=generator) < rho
             cue = torch.where(told, self._telling(surface, answer), cue)
-        op, equals = op + BASE, torch.full(shape, _EQUALS)
-        prompt = [words[0], cue + self._first_cue, words[1], op, c, words[2], a, b, equals]
-        return torch.stack([*prompt, m, op, c, equals, answer], dim=-1)
+        third = [op + BASE, c] if self.options.operations == 2 else [c]
+        equals = torch.full(shape, self.outputs - 1)
+        prompt = [words[0], cue + self._first_cue, words[1], *third, words[2], a, b, equals]
+        return torch.stack([*prompt, m, *third, equals, answer], dim=-1)
 
     def _telling(self, surface: Tensor, answer: Tensor) -> Tensor:
         """The cues that stand for the answers (D, N) on the surfaces (D, 1)."""

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import torch
+from torch import Tensor
 from torch.nn import functional as F
 
 from isodistill.alignment import Alignment
 from isodistill.lab.model import LabModel, grouped
 from isodistill.lab.settings import TrainOptions
-from isodistill.lab.task import TRACE, Task
+from isodistill.lab.task import Task
 from isodistill.models.lora import DomainGradients
 
 __all__ = ["train"]
@@ -28,13 +29,13 @@ def train(model: LabModel, task: Task, alignment: Alignment, options: TrainOptio
     optimizer = _optimizer(model, options)
     gradients = DomainGradients.allocate(model, domains if alignment.needs_domain_gradients else 1)
     alignment.setup(layers=[], total_steps=options.steps, adaptive=options.optimizer != "sgd", seed=seed)
-    counts = torch.full((domains,), float(TRACE * options.rows))
+    counts = torch.full((domains,), float(task.trace * options.rows))
     present = torch.ones(domains, dtype=torch.bool)
     sums: dict[str, float] = {}
     for step in range(options.steps):
         tokens = task.training_batch(options.rows, generator)
         gradients.zero()
-        loss = _backward(model, gradients, tokens, alignment.domain_weights(counts))
+        loss = _backward(model, gradients, tokens, task.trace, alignment.domain_weights(counts))
         metrics = alignment.update(gradients, present)
         torch.nn.utils.clip_grad_norm_(model.parameters(), _CLIP)
         for group in optimizer.param_groups:
@@ -48,14 +49,14 @@ def train(model: LabModel, task: Task, alignment: Alignment, options: TrainOptio
     return {name: value / (options.steps - options.steps // 2) for name, value in sums.items()}
 
 
-def _backward(model: LabModel, gradients: DomainGradients, tokens: torch.Tensor, weights: torch.Tensor) -> float:
+def _backward(model: LabModel, gradients: DomainGradients, tokens: Tensor, trace: int, weights: Tensor) -> float:
     """Add the gradients of the weighted domain losses to the buffers; returns the mean of the domains' mean losses."""
     K, rows, length = tokens.shape
     groups = len(gradients.flat)
     inputs = tokens[..., :-1].reshape(groups, K * rows // groups, length - 1)
     copies = grouped(model, groups)
-    logits, _ = model(copies, inputs, last=TRACE)
-    losses = F.cross_entropy(logits.flatten(0, -2), tokens[..., -TRACE:].flatten(), reduction="none").view(K, -1)
+    logits, _ = model(copies, inputs, last=trace)
+    losses = F.cross_entropy(logits.flatten(0, -2), tokens[..., -trace:].flatten(), reduction="none").view(K, -1)
     for name, gradient in zip(
         copies, torch.autograd.grad((weights * losses.sum(1)).sum(), [*copies.values()]), strict=True
     ):
