@@ -14,7 +14,20 @@ import yaml
 
 from isodistill.errors import UserError
 
-__all__ = ["Cue", "Evaluate", "Isomers", "Recipe", "Split", "dump_recipe", "load_recipe", "parse_recipe", "typed"]
+__all__ = [
+    "Cue",
+    "Evaluate",
+    "Isomers",
+    "Recipe",
+    "Split",
+    "dump_recipe",
+    "load_recipe",
+    "parse_recipe",
+    "parse_settings",
+    "typed",
+]
+
+T = TypeVar("T")
 
 
 class _Loader(yaml.SafeLoader):
@@ -206,6 +219,11 @@ def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
 
 def parse_recipe(tree: Mapping[str, Any], overrides: Sequence[str] = (), where: str = "the recipe") -> Recipe:
     """A recipe from a plain mapping; see ``load_recipe``."""
+    return parse_settings(Recipe, tree, overrides, where)
+
+
+def parse_settings(kind: type[T], tree: Mapping[str, Any], overrides: Sequence[str], where: str) -> T:
+    """Any dataclass of settings from a plain mapping, read as strictly as a recipe; see ``load_recipe``."""
     merged: dict[str, Any] = _copy(tree)
     for override in overrides:
         key, equals, value = override.partition("=")
@@ -223,7 +241,7 @@ def parse_recipe(tree: Mapping[str, Any], overrides: Sequence[str] = (), where: 
             node[last] = _read_yaml(value)
         except yaml.YAMLError as error:
             raise UserError(f"--set {override}: the value is not YAML: {error}") from error
-    return _build(Recipe, merged, where, "")
+    return _build(kind, merged, where, "")
 
 
 def dump_recipe(recipe: Recipe) -> str:
@@ -233,9 +251,6 @@ def dump_recipe(recipe: Recipe) -> str:
 
 def _read_yaml(text: str) -> Any:
     return yaml.load(text, Loader=_Loader)
-
-
-T = TypeVar("T")
 
 
 def _build(kind: type[T], tree: Mapping[str, Any], where: str, prefix: str) -> T:

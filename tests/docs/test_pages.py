@@ -27,6 +27,8 @@ SMALL = (
     " --set student=tiny --set train.steps=2 --set evaluate.max_new_tokens=8 --set evaluate.max_sets=4"
     " --set isomers.n_sets=60"
 )
+LAB = re.compile(r"isodistill\.lab\b|lab\.py --runs 1")
+SMALL_LAB = " --set train.steps=2 --set train.rows=1 --set task.test_problems=5"
 
 
 @dataclass(frozen=True)
@@ -50,6 +52,7 @@ def commands(block: Block) -> list[str]:
 
 
 def in_small(command: str) -> str:
+    command = LAB.sub(lambda found: found[0] + SMALL_LAB, command.replace("studies/lab.py", "studies/lab.py --runs 1"))
     if command.startswith("make "):
         return command.replace("make ", f"make --dry-run -C {ROOT} ", 1)
     return TRAINS.sub(lambda found: found[0] + SMALL, command)  # before the page's own overrides, which so win

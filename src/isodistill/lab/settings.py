@@ -1,0 +1,100 @@
+"""What one run of the laboratory is made of; the one place for its names and defaults."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from isodistill.errors import UserError
+
+__all__ = ["LabSettings", "TaskOptions", "TrainOptions"]
+
+
+@dataclass(frozen=True)
+class TaskOptions:
+    """The task; see `isodistill.lab.task`.
+
+    Attributes:
+        domains: K, surfaces that are trained.
+        cue: conflict (one set of tokens, another meaning on every surface) or private (own tokens on every surface).
+        rho: probability that a training row's cue tells its answer.
+        words: words of each surface; the more, the longer it takes to recognise a surface.
+        operations: kinds of the second operation: 1 (a subtraction) or 2, so that the logic is learned later.
+        train_problems: distinct training problems; 0 takes all that are not kept for tests.
+        test_problems: problems of the tests.
+    """
+
+    domains: int = 8
+    cue: str = "conflict"
+    rho: float = 1.0
+    words: int = 40
+    operations: int = 1
+    train_problems: int = 0
+    test_problems: int = 200
+
+    def __post_init__(self) -> None:
+        if self.domains < 2:
+            raise UserError(f"task.domains is {self.domains}; it must be at least 2.")
+        if self.cue not in ("conflict", "private"):
+            raise UserError(f"task.cue is {self.cue!r}; choose one of conflict, private.")
+        if not 0 <= self.rho <= 1:
+            raise UserError(f"task.rho is {self.rho}; it is a probability, 0 to 1.")
+        if self.words < 1:
+            raise UserError(f"task.words is {self.words}; it must be at least 1.")
+        if self.operations not in (1, 2):
+            raise UserError(f"task.operations is {self.operations}; it must be 1 or 2.")
+        if self.train_problems < 0:
+            raise UserError(f"task.train_problems is {self.train_problems}; it must be at least 0 (all).")
+        if self.test_problems < 2:
+            raise UserError(f"task.test_problems is {self.test_problems}; it must be at least 2.")
+
+
+@dataclass(frozen=True)
+class TrainOptions:
+    """The training.
+
+    Attributes:
+        steps: optimizer steps.
+        rows: rows of every domain in a step.
+        lr: learning rate, constant after a linear warm-up over the first 5 % of the steps.
+        optimizer: adam, adamw (weight decay 0.1) or sgd (momentum 0.9).
+        width: of the transformer.
+        layers: of the transformer.
+    """
+
+    steps: int = 600
+    rows: int = 8
+    lr: float = 3e-3
+    optimizer: str = "adam"
+    width: int = 96
+    layers: int = 2
+
+    def __post_init__(self) -> None:
+        if self.optimizer not in ("adam", "adamw", "sgd"):
+            raise UserError(f"train.optimizer is {self.optimizer!r}; choose one of adam, adamw, sgd.")
+        for name, value in (("steps", self.steps), ("rows", self.rows), ("layers", self.layers)):
+            if value < 1:
+                raise UserError(f"train.{name} is {value}; it must be at least 1.")
+        if self.width < 8 or self.width % 8:
+            raise UserError(f"train.width is {self.width}; it must be a multiple of 8.")
+        if self.lr <= 0:
+            raise UserError(f"train.lr is {self.lr:g}; it must be above 0.")
+
+
+@dataclass(frozen=True)
+class LabSettings:
+    """One run.
+
+    Attributes:
+        method: preset, as in a recipe: erm, iga, ...
+        alignment: options of the method, as in a recipe.
+        task: the task.
+        train: the training.
+        seed: of the task, the student, the order of the problems and the tests.
+    """
+
+    method: str = "iga"
+    alignment: dict[str, Any] | None = None
+    task: TaskOptions = field(default_factory=TaskOptions)
+    train: TrainOptions = field(default_factory=TrainOptions)
+    seed: int = 0

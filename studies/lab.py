@@ -1,0 +1,276 @@
+"""The laboratory of IGA: methods, forms and controls on the conflicting-cue task.
+
+    python studies/lab.py
+
+Goes through `GRID`, the most telling runs first. Each run is one `python -m isodistill.lab`; its record is appended to
+docs/results/lab-runs.jsonl, and what stands there is not run again. Then writes the lab's records in
+docs/results/iga.json and from them the tables of docs/results/iga.md. `--runs 0` only writes these.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from scipy.stats import t as student_t
+
+from isodistill.data.files import write_lines
+from isodistill.evaluation import mean_sd
+from isodistill.lab import LabSettings, run_lab
+from isodistill.recipe import parse_settings
+
+RESULTS = Path("docs/results")
+BEGIN, END = "<!-- lab: begin, made by studies/lab.py from iga.json -->", "<!-- lab: end -->"
+
+EXP = ["alignment.form=exp", "alignment.tau=1"]
+METHODS: dict[str, tuple[str, str, list[str]]] = {
+    "erm": ("ERM", "erm", []),
+    "iga": ("IGA, `ratio`, tau 3, EMA .95, on the update", "iga", []),
+    "random_mask": ("random mask, density and step ratio of IGA", "iga", ["alignment.control=random"]),
+    "erm_lr_1e-3": ("ERM, learning rate 1e-3", "erm", ["train.lr=0.001"]),
+    "uniform_mask": ("uniform mask, step ratio of IGA", "iga", ["alignment.control=uniform"]),
+    "and_mask": ("AND-mask, t 1, EMA .95, on the update", "and_mask", []),
+    "iga_exp_tensor_mean": ("IGA, `exp` with tensor_mean, tau 1", "iga", EXP),
+    "iga_exp_relative": ("IGA, `exp` with relative, tau 1", "iga", [*EXP, "alignment.norm=relative"]),
+    "iga_no_ema": ("IGA without EMA", "iga", ["alignment.grad_ema=0"]),
+    "iga_gradient": ("IGA, mask on the gradient", "iga", ["alignment.apply_to=gradient"]),
+    "iga_tau_1": ("IGA, tau 1", "iga", ["alignment.tau=1"]),
+    "iga_tau_10": ("IGA, tau 10", "iga", ["alignment.tau=10"]),
+}
+"""Method -> label, preset, options."""
+
+SETTINGS: dict[str, tuple[str, list[str]]] = {
+    "k8": ("conflicting cues, K = 8, rho 1", []),
+    "k4": ("conflicting cues, K = 4, rho 1", ["task.domains=4"]),
+    "k2": ("conflicting cues, K = 2, rho 1", ["task.domains=2"]),
+    "k16": ("conflicting cues, K = 16, rho 1", ["task.domains=16"]),
+    "hard": (
+        "conflicting cues, K = 8, rho 1, two kinds of the second operation, 800 steps",
+        ["task.operations=2", "train.steps=800"],
+    ),
+    "rho95": ("conflicting cues, K = 8, rho .95", ["task.rho=0.95"]),
+    "private": ("private cues, K = 8, rho 1", ["task.cue=private"]),
+    "sgd": ("conflicting cues, K = 8, rho 1, SGD with momentum", ["train.optimizer=sgd", "train.lr=0.3"]),
+    "batch4": ("conflicting cues, K = 8, rho 1, 4 rows of a domain per step", ["train.rows=4"]),
+    "data200": ("conflicting cues, K = 8, rho 1, 200 training problems", ["task.train_problems=200"]),
+    "long": ("conflicting cues, K = 8, rho 1, 1,500 steps", ["train.steps=1500"]),
+}
+"""Setting -> label, options."""
+
+CORE = ("erm", "iga", "random_mask")
+FORMS = ("and_mask", "erm_lr_1e-3", "iga_exp_tensor_mean", "iga_exp_relative", "uniform_mask")
+ABLATIONS = ("iga_no_ema", "iga_gradient")
+GRID: list[tuple[str, tuple[str, ...], range]] = [
+    ("k8", CORE, range(5)),
+    ("hard", CORE, range(2)),
+    ("k8", FORMS, range(3)),
+    ("k8", FORMS, range(3, 5)),
+    ("hard", CORE, range(2, 3)),
+    ("k4", CORE, range(3)),
+    ("k8", ABLATIONS, range(5)),
+    ("k16", CORE, range(3)),
+    ("long", CORE, range(3)),
+    ("rho95", CORE, range(3)),
+    ("k8", ("iga_tau_1", "iga_tau_10"), range(3)),
+    ("k2", CORE, range(3)),
+    ("private", CORE, range(3)),
+    ("sgd", CORE, range(3)),
+    ("data200", CORE, range(3)),
+    ("batch4", CORE, range(3)),
+]
+"""Setting, methods and seeds, in the order in which they are run."""
+
+METRICS = {
+    "acc_ood": ("ood", "acc_macro"),
+    "all_correct_ood": ("ood", "all_correct"),
+    "agreement_ood": ("ood", "agreement"),
+    "acc_first_ood": ("ood", "acc_first"),
+    "lcs_ood": ("ood", "lcs"),
+    "lcs_ratio_ood": ("ood", "lcs_ratio"),
+    "acc_cue_random": ("cue_random", "acc_macro"),
+    "acc_id": ("id", "acc_macro"),
+}
+"""Metric -> split and name in a run's record."""
+LOWER_IS_BETTER = ("lcs_ood", "lcs_ratio_ood")
+RIVALS = ("erm", "random_mask", "uniform_mask", "and_mask")
+MIN_SEEDS = 3
+
+Run = dict[str, Any]
+
+
+def main() -> None:
+    """Run what is missing, then write the records and the tables."""
+    parser = argparse.ArgumentParser(description="The laboratory of IGA.")
+    parser.add_argument("--runs", type=int, default=None, help="run at most so many; 0 only writes the results")
+    parser.add_argument("--results", type=Path, default=RESULTS, help="folder of lab-runs.jsonl, iga.json and iga.md")
+    parser.add_argument(
+        "--set", action="append", default=[], dest="overrides", help="key=value for every run; the results are of these"
+    )
+    given = parser.parse_args()
+    torch.set_num_threads(1)
+    log = given.results / "lab-runs.jsonl"
+    done = {run["command"] for run in read(log)}
+    missing = [run for run in planned(given.overrides) if run["command"] not in done]
+    for number, run in enumerate(missing[: given.runs], start=1):
+        append(log, run | {"record": train_and_test(run)})
+        print(f"{number} of {len(missing)}: {run['command']}", flush=True)
+    write_results(given.results, recorded(log, given.overrides))
+
+
+def planned(overrides: list[str]) -> Iterator[Run]:
+    """Every run of the grid: what it is and the command that makes it."""
+    for setting, methods, seeds in GRID:
+        for seed in seeds:
+            for method in methods:
+                _, preset, options = METHODS[method]
+                given = [*options, *SETTINGS[setting][1], *overrides]
+                command = f"python -m isodistill.lab --method {preset} --seed {seed}"
+                command += "".join(f" --set {option}" for option in given)
+                tree = {"method": preset, "seed": seed}
+                yield {"setting": setting, "method": method, "command": command, "tree": tree, "overrides": given}
+
+
+def train_and_test(run: Run) -> Run:
+    """The record of one run."""
+    return run_lab(parse_settings(LabSettings, run["tree"], run["overrides"], run["command"]))
+
+
+def append(log: Path, run: Run) -> None:
+    """One line more, on disk before it returns."""
+    log.parent.mkdir(parents=True, exist_ok=True)
+    line = {key: run[key] for key in ("setting", "method", "command", "record")}
+    with log.open("a", encoding="utf-8") as file:
+        file.write(json.dumps(line, allow_nan=False) + "\n")
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def read(log: Path) -> list[Run]:
+    """The runs on record; a last line that was cut off is removed, and its run is made again."""
+    if not log.is_file():
+        return []
+    text = log.read_text(encoding="utf-8")
+    whole, _, rest = text.rpartition("\n")
+    if rest:
+        write_lines(log, whole.splitlines())
+    return [json.loads(line) for line in whole.splitlines()]
+
+
+def recorded(log: Path, overrides: list[str]) -> list[Run]:
+    """The runs on record that belong to the grid with these overrides."""
+    commands = {run["command"] for run in planned(overrides)}
+    return [run for run in read(log) if run["command"] in commands]
+
+
+def write_results(folder: Path, runs: list[Run]) -> None:
+    """iga.json, in which records of other students stay, and the tables of iga.md."""
+    path, page = folder / "iga.json", folder / "iga.md"
+    others = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else []
+    records = collect(runs)
+    kept = [record for record in others if not record["student"].startswith("lab")]
+    write_lines(path, [json.dumps(records + kept, indent=1, allow_nan=False)])
+    write_lines(page, with_tables(page.read_text(encoding="utf-8"), tables(records)).splitlines())
+    print(f"results: {page}")
+
+
+def collect(runs: list[Run]) -> list[Run]:
+    """One record per setting, method and metric; differences are paired by seed."""
+    found: dict[tuple[str, str], dict[int, Run]] = {}
+    for run in runs:
+        found.setdefault((run["setting"], run["method"]), {})[run["record"]["seed"]] = run["record"]
+    records = []
+    for setting in SETTINGS:
+        for method in METHODS:
+            seeds = found.get((setting, method), {})
+            for metric in METRICS if seeds else ():
+                rivals = {rival: found.get((setting, rival), {}) for rival in RIVALS if rival != method}
+                records.append(_record(setting, method, metric, seeds, rivals))
+    return records
+
+
+def _record(setting: str, method: str, metric: str, runs: dict[int, Run], rivals: dict[str, dict[int, Run]]) -> Run:
+    values = {seed: _value(run, metric) for seed, run in sorted(runs.items())}
+    mean, sd = mean_sd(list(values.values()))
+    sign = -1 if metric in LOWER_IS_BETTER else 1
+    differences = {}
+    for rival, others in rivals.items():
+        pairs = [sign * (values[seed] - _value(others[seed], metric)) for seed in values if seed in others]
+        if len(pairs) >= MIN_SEEDS:
+            differences[rival] = paired_interval(pairs)
+    first = next(iter(runs.values()))
+    return {
+        "setting": SETTINGS[setting][0],
+        "student": f"lab transformer, {first['parameters'] / 1e6:.2f} M parameters",
+        "method": method,
+        "metric": metric,
+        "mean": round(mean, 6),
+        "sd": None if math.isnan(sd) else round(sd, 6),
+        "seeds": list(values.values()),
+        "diff_to": differences,
+        "command": "python studies/lab.py",
+    }
+
+
+def paired_interval(differences: list[float]) -> list[float]:
+    """Mean and its 95 % interval over seeds: t distribution, n - 1 degrees of freedom."""
+    mean, sd = mean_sd(differences)
+    half = float(student_t.ppf(0.975, len(differences) - 1)) * sd / math.sqrt(len(differences))
+    return [round(number, 6) for number in (mean, mean - half, mean + half)]
+
+
+def _value(run: Run, metric: str) -> float:
+    split, name = METRICS[metric]
+    value = run["splits"][split][name]
+    return math.nan if value is None else float(value)
+
+
+def tables(records: list[Run]) -> str:
+    """The tables of the page, one for each setting, from the records alone."""
+    lines: list[str] = []
+    for label, _ in SETTINGS.values():
+        found = {(r["method"], r["metric"]): r for r in records if r["setting"] == label}
+        if not found:
+            continue
+        n = len(found["erm", "acc_ood"]["seeds"]) if ("erm", "acc_ood") in found else 0
+        lines += ["", f"### {label[0].upper()}{label[1:]}", "", f"ERM: {n} seeds.", ""]
+        lines += [
+            "| method | accuracy, unseen surfaces | seeds | better than ERM by | than random mask by | agreement | LCS "
+            "| LCS ratio | trained surfaces, cue random |",
+            "| --- | ---: | --- | ---: | ---: | ---: | ---: | ---: | ---: |",
+        ]
+        for method, (name, _, _) in METHODS.items():
+            if (method, "acc_ood") in found:
+                accuracy = found[method, "acc_ood"]
+                others = [found[method, m] for m in ("agreement_ood", "lcs_ood", "lcs_ratio_ood", "acc_cue_random")]
+                seeds = " / ".join(f"{value:.3f}" for value in accuracy["seeds"])
+                cells = [name, _mean(accuracy), seeds, *(_difference(accuracy, r) for r in ("erm", "random_mask"))]
+                lines.append(f"| {' | '.join([*cells, *(_mean(other) for other in others)])} |")
+    return "\n".join(lines).strip()
+
+
+def with_tables(page: str, text: str) -> str:
+    """The page with what stands between its marks replaced."""
+    before, _, rest = page.partition(BEGIN)
+    _, _, after = rest.partition(END)
+    return f"{before}{BEGIN}\n\n{text}\n\n{END}{after}"
+
+
+def _mean(record: Run) -> str:
+    return f"{record['mean']:.3f}" + ("" if record["sd"] is None else f" ± {record['sd']:.3f}")
+
+
+def _difference(record: Run, rival: str) -> str:
+    if rival not in record["diff_to"]:
+        return "-"
+    value, low, high = record["diff_to"][rival]
+    return f"{value:+.3f} ({low:+.3f} to {high:+.3f})"
+
+
+if __name__ == "__main__":
+    main()

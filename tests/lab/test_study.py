@@ -1,0 +1,110 @@
+"""The study of the laboratory: it goes on where it was stopped, and its records have the fixed form."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture(scope="module")
+def study() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("lab_study", ROOT / "studies" / "lab.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture
+def trained(study: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Runs are made by hand, and their commands noted, in a folder with an empty page."""
+    commands: list[str] = []
+
+    def record(run: dict[str, Any]) -> dict[str, Any]:
+        commands.append(run["command"])
+        return made(run["tree"]["seed"], 0.5)
+
+    monkeypatch.setattr(study, "train_and_test", record)
+    (tmp_path / "iga.md").write_text(f"above\n{study.BEGIN}\nold\n{study.END}\nbelow\n", encoding="utf-8")
+    return commands
+
+
+def made(seed: int, value: float) -> dict[str, Any]:
+    names = ("acc_macro", "all_correct", "acc_first", "agreement", "lcs", "lcs_ratio")
+    numbers = dict.fromkeys(names, value)
+    return {"seed": seed, "parameters": 240_000, "splits": dict.fromkeys(("id", "cue_random", "ood"), numbers)}
+
+
+def run_study(study: ModuleType, folder: Path, runs: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", ["lab.py", "--results", str(folder), "--runs", str(runs)])
+    study.main()
+
+
+def test_a_stopped_study_goes_on_and_makes_no_run_twice(
+    study: ModuleType, trained: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    planned = [run["command"] for run in study.planned([])]
+    assert len(set(planned)) == len(planned)
+    run_study(study, tmp_path, 2, monkeypatch)
+    log = tmp_path / "lab-runs.jsonl"
+    whole = log.read_text(encoding="utf-8")
+    log.write_text(whole + whole.splitlines()[0][:40], encoding="utf-8")  # killed while it wrote
+    run_study(study, tmp_path, 3, monkeypatch)
+    assert trained == planned[:5]
+    assert [json.loads(line)["command"] for line in log.read_text(encoding="utf-8").splitlines()] == planned[:5]
+
+
+def test_records_of_other_students_stay(
+    study: ModuleType, trained: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = {"student": "SmolLM2-135M-Instruct", "setting": "another study"}
+    (tmp_path / "iga.json").write_text(json.dumps([other]), encoding="utf-8")
+    for _ in range(2):
+        run_study(study, tmp_path, 1, monkeypatch)
+    records = json.loads((tmp_path / "iga.json").read_text(encoding="utf-8"))
+    assert records[-1] == other
+    assert all(record["student"].startswith("lab") for record in records[:-1])
+    assert len({(r["setting"], r.get("method"), r.get("metric")) for r in records}) == len(records)
+    page = (tmp_path / "iga.md").read_text(encoding="utf-8")
+    assert page.startswith("above\n")
+    assert page.endswith("below\n")
+    assert "old" not in page
+
+
+def test_differences_are_paired_by_seed_and_flipped_where_less_is_better(study: ModuleType) -> None:
+    values = {"erm": [0.2, 0.4, 0.6, 0.8], "iga": [0.5, 0.6, 1.0]}
+    runs = [
+        {"setting": "k8", "method": method, "record": made(seed, value)}
+        for method, seeds in values.items()
+        for seed, value in reversed(list(enumerate(seeds)))
+    ]
+    found = {(r["method"], r["metric"]): r for r in study.collect(runs)}
+    record = found["iga", "acc_ood"]
+    assert set(record) == {
+        "setting", "student", "method", "metric", "mean", "sd", "seeds", "diff_to", "command",
+    }  # fmt: skip
+    assert record["seeds"] == values["iga"]
+    # Differences .3, .2, .4: mean .3, sd .1, and t(.975, 2) = 4.3027.
+    half = 4.302653 * 0.1 / 3**0.5
+    assert record["diff_to"] == {"erm": pytest.approx([0.3, 0.3 - half, 0.3 + half], abs=2e-6)}
+    assert found["iga", "lcs_ood"]["diff_to"]["erm"] == pytest.approx([-0.3, -0.3 - half, -0.3 + half], abs=2e-6)
+    assert found["erm", "acc_ood"]["diff_to"] == {}
+
+
+def test_the_published_tables_are_those_of_the_published_runs(study: ModuleType) -> None:
+    results = ROOT / "docs" / "results"
+    records = study.collect(study.recorded(results / "lab-runs.jsonl", []))
+    published = json.loads((results / "iga.json").read_text(encoding="utf-8"))
+    assert [record for record in published if record["student"].startswith("lab")] == records
+    page = (results / "iga.md").read_text(encoding="utf-8")
+    assert page.count(study.BEGIN) == page.count(study.END) == 1
+    assert study.with_tables(page, study.tables(records)) == page
