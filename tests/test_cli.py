@@ -83,6 +83,24 @@ def test_env_names_versions_and_device(monkeypatch: pytest.MonkeyPatch, capsys: 
     assert {"python", "torch", "transformers", "peft", "compute", "cores"} <= lines.keys()
 
 
+def test_ctrl_c_outside_training_is_answered_in_words(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupted() -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("isodistill.pipeline.describe_environment", interrupted)
+    assert call(monkeypatch, "env") == 130
+    assert capsys.readouterr().err.strip() == "Stopped; the same command goes on from here."
+
+
+def test_a_level_that_is_no_number(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert call(monkeypatch, "isomers", "make", str(tmp_path / "rows.jsonl"), "--difficulty", "hard") == 2
+    assert "--difficulty takes levels 1 to 3" in capsys.readouterr().err
+
+
 @pytest.mark.faults
 def test_ctrl_c_says_how_to_go_on_and_the_same_command_does(tmp_path: Path) -> None:
     recipe = {

@@ -93,6 +93,11 @@ def test_unknown_key_names_the_nearest(tree: dict[str, Any], key: str, near: str
         ({"split": None}, "split in the recipe is a group of keys"),
         ({"evaluate": {"max_new_tokens": 0}}, "evaluate.max_new_tokens is 0; it must be at least 1"),
         ({"evaluate": {"max_sets": -1}}, "evaluate.max_sets is -1"),
+        ({"evaluate": {"temperature": -0.1}}, "evaluate.temperature is -0.1; it must be at least 0"),
+        (
+            {"evaluate": {"n_samples": 4}},
+            "n_samples is 4 and evaluate.temperature is 0: greedy answers are all the same",
+        ),
     ],
 )
 def test_values_of_the_wrong_kind_are_named(tree: dict[str, Any], message: str) -> None:

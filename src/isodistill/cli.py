@@ -179,7 +179,7 @@ def isomers_make(
         n_sets=n_sets,
         families=_listed(families) or None,
         domains=_listed(domains) or DOMAINS,
-        difficulty=[int(level) for level in _listed(difficulty)],
+        difficulty=[_level(text) for text in _listed(difficulty)],
         seed=seed,
     )
     write_rows(out, rows)
@@ -229,6 +229,12 @@ def main() -> None:
     """Entry point; --debug may stand before or after the verb."""
     arguments = [argument for argument in sys.argv[1:] if argument != "--debug"]
     app(args=["--debug", *arguments] if "--debug" in sys.argv[1:] else arguments)
+
+
+def _level(text: str) -> int:
+    if not text.isdigit():
+        raise UserError(f"--difficulty takes levels 1 to 3, as in --difficulty 1,2; got {text!r}.")
+    return int(text)
 
 
 def _listed(text: str) -> list[str]:

@@ -84,7 +84,7 @@ class Split:
 
 @dataclass(frozen=True)
 class Evaluate:
-    """How test problems are answered and scored: greedy decoding, then ``verify``.
+    """How test problems are answered and scored: decoding, then ``verify``.
 
     Attributes:
         max_new_tokens: longest answer; longer ones count as truncated.
@@ -92,6 +92,11 @@ class Evaluate:
         max_sets: test sets per split, drawn by a hash of their ids; 0 takes all.
         before: also evaluate the untrained student.
         splits: splits to answer; empty takes all test splits. ``valid`` is answered for model selection only.
+        temperature: 0 decodes greedily; above 0 samples from softmax(logits / temperature).
+        n_samples: answers drawn per problem, for pass@k; every other number is then their mean.
+        backend: ``local`` answers in this process; ``openai`` asks a server that speaks the OpenAI API, such as vLLM.
+        base_url: of that server.
+        model: the name under which it serves the trained student.
     """
 
     max_new_tokens: int = 96
@@ -99,11 +104,38 @@ class Evaluate:
     max_sets: int = 0
     before: bool = True
     splits: list[str] = field(default_factory=list)
+    temperature: float = 0.0
+    n_samples: int = 1
+    backend: str = "local"
+    base_url: str | None = None
+    model: str | None = None
 
     def __post_init__(self) -> None:
-        for name, least in (("max_new_tokens", 1), ("batch_size", 1), ("max_sets", 0)):
+        for name, least in (
+            ("max_new_tokens", 1),
+            ("batch_size", 1),
+            ("max_sets", 0),
+            ("temperature", 0),
+            ("n_samples", 1),
+        ):
             if getattr(self, name) < least:
                 raise UserError(f"evaluate.{name} is {getattr(self, name)}; it must be at least {least}.")
+        if self.n_samples > 1 and self.temperature == 0:
+            raise UserError(
+                f"evaluate.n_samples is {self.n_samples} and evaluate.temperature is 0: greedy answers are all the "
+                "same. Set a temperature, such as 0.7, or n_samples to 1."
+            )
+        if self.backend not in ("local", "openai"):
+            raise UserError(f"evaluate.backend is {self.backend!r}; it is local or openai.")
+        if self.backend == "local" and (self.base_url or self.model):
+            raise UserError("evaluate.base_url and evaluate.model belong to evaluate.backend openai; it is local.")
+        if self.backend == "openai" and not (self.base_url and self.model):
+            raise UserError("evaluate.backend openai needs evaluate.base_url and evaluate.model.")
+        if self.backend == "openai" and self.before:
+            raise UserError(
+                "evaluate.backend openai asks one model, the trained student: set evaluate.before to false, or use "
+                "evaluate.backend local."
+            )
 
 
 @dataclass(frozen=True)

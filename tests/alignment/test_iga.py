@@ -275,8 +275,8 @@ def test_weight_space_masks_the_step_of_the_effective_weight() -> None:
         ({"grad_ema": 1.0}, r"alignment\.grad_ema is 1\.0"),
         ({"tau_warmup": 1.5}, r"alignment\.tau_warmup is 1\.5"),
         ({"keep_rate": 0.0}, r"alignment\.keep_rate is 0\.0"),
-        ({"space": "moon"}, r"alignment\.space is 'moon'; choose one of factor, weight"),
-        ({"svd_rank": 0, "space": "weight"}, r"alignment\.svd_rank is 0"),
+        ({"space": "moon"}, r"alignment\.space is 'moon'; choose one of factor, tangent"),
+        ({"svd_rank": -1, "space": "weight", "apply_to": "gradient"}, r"alignment\.svd_rank is -1"),
     ],
 )
 def test_options_out_of_range_are_named(options: dict[str, Any], message: str) -> None:

@@ -126,6 +126,17 @@ def test_empty_file(tmp_path: Path, name: str) -> None:
         load_rows(tmp_path / name)
 
 
+@pytest.mark.parametrize("name", ["rows.csv", "rows.parquet"])
+def test_a_table_of_its_head_alone(tmp_path: Path, name: str) -> None:
+    path = tmp_path / name
+    if name.endswith(".csv"):
+        path.write_text("prompt,completion\n", encoding="utf-8")
+    else:
+        datasets.Dataset.from_dict({"prompt": [], "completion": []}).to_parquet(path)
+    with pytest.raises(UserError, match=f"{name} holds no rows"):
+        load_rows(path)
+
+
 def test_empty_file_in_a_folder(tmp_path: Path) -> None:
     jsonl(tmp_path / "train.jsonl", [RECORD])
     (tmp_path / "test.jsonl").write_text("\n")

@@ -219,3 +219,19 @@ def test_processes_share_an_epoch_without_overlap() -> None:
         orders.append(list(skip_first_batches(loader, 1)))
     expected = epoch_order(1)
     assert orders == [expected[3 + p : 9 : 3] for p in range(3)]  # the tenth batch does not reach every process
+
+
+def test_domain_groups_share_out_the_domains_of_the_same_sets() -> None:
+    ids = [f"s{s}" for s in range(4) for _ in range(3)]
+    names = ["a", "b", "c"] * 4
+    common = {"domains": ("a", "b", "c"), "sets_per_batch": 2, "seed": 1}
+    whole = IsomerSetSampler(ids, names, **common)
+    parts = IsomerSetSampler(ids, names, domain_groups=2, **common)
+    assert len(parts) == 2 * len(whole)
+    handed = list(parts)
+    for batch, first, second in zip(whole, handed[::2], handed[1::2], strict=True):
+        assert sorted(first + second) == sorted(batch)
+        assert {names[i] for i in first} == {"a", "c"}
+        assert {names[i] for i in second} == {"b"}
+    with pytest.raises(UserError, match="4 processes cannot each take domains of their own"):
+        IsomerSetSampler(ids, names, domain_groups=4, **common)

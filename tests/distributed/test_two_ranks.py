@@ -1,4 +1,4 @@
-"""Two gloo processes give what one process gives: each sees half of the sets of every step."""
+"""Several gloo processes give what one gives (item 11): each sees some sets of every step, or some domains."""
 
 from __future__ import annotations
 
@@ -35,14 +35,17 @@ def launch(folder: Path, name: str, processes: int, **settings: Any) -> list[dic
     return [load_file(folder / f"weights-{name}-{rank}.safetensors") for rank in range(processes)]
 
 
-def make_inputs(folder: Path, tokenizer: PreTrainedTokenizerFast) -> None:
+THREE = ("law", "mathematics", "medicine")
+
+
+def make_inputs(folder: Path, tokenizer: PreTrainedTokenizerFast, domains: tuple[str, ...] = THREE) -> None:
     rows = [
         Row(
             id=f"{s}/{d}", prompt=f"In {d}, add {s} and {k}.", completion=f"{s} + {k} = {s + k}. " * (1 + (s + k) % 3),
             answer=str(s + k), answer_type="number", set_id=f"{s}", domain=d,
         )
         for s in range(8)
-        for k, d in enumerate(("law", "mathematics", "medicine"))
+        for k, d in enumerate(domains)
     ]  # fmt: skip
     write_rows(folder / "rows.jsonl", rows)
     tokenizer.save_pretrained(folder / "tokenizer")
@@ -60,8 +63,18 @@ def losses(folder: Path, name: str) -> list[tuple[int, float]]:
         {"method": "erm_pooled"},
         {"method": "iga"},
         {"method": "iga", "alignment": {"name": "iga", "space": "weight"}},
+        {"method": "iga", "alignment": {"name": "iga", "space": "tangent", "debias": True}},
+        {"method": "iga", "alignment": {"name": "iga", "space": "tangent_separable"}},
+        {"method": "pcgrad"},
+        {"method": "group_dro", "alignment": {"name": "group_dro", "eta": 1.0}},
+        {"method": "irm", "alignment": {"name": "irm", "lam": 10.0, "anneal": 0.0}},
+        {"method": "dann"},
+        {"method": "fish"},
     ],
-    ids=["erm", "erm_pooled", "iga-factor", "iga-weight"],
+    ids=[
+        *("erm", "erm_pooled", "iga-factor", "iga-weight", "iga-tangent-debias", "iga-separable"),
+        *("pcgrad", "group_dro", "irm", "dann", "fish"),
+    ],
 )
 def test_two_ranks_equal_one(tmp_path: Path, tokenizer: PreTrainedTokenizerFast, method: dict[str, Any]) -> None:
     make_inputs(tmp_path, tokenizer)
@@ -75,6 +88,28 @@ def test_two_ranks_equal_one(tmp_path: Path, tokenizer: PreTrainedTokenizerFast,
     assert [step for step, _ in losses(tmp_path, "both")] == [1, 2, 3, 4]
     for (_, both), (_, one) in zip(losses(tmp_path, "both"), losses(tmp_path, "alone"), strict=True):
         assert both == pytest.approx(one, rel=1e-4)
+
+
+@pytest.mark.parametrize("processes", [2, 4])
+@pytest.mark.parametrize("space", ["factor", "tangent"])
+def test_ranks_that_each_see_other_domains_equal_one_process(
+    tmp_path: Path, tokenizer: PreTrainedTokenizerFast, processes: int, space: str
+) -> None:
+    """Item 11: a domain group per rank; three domains on two ranks, or four on four."""
+    make_inputs(tmp_path, tokenizer, ("law", "mathematics", "medicine", "science")[: max(3, processes)])
+    common = {"max_steps": 3, "learning_rate": 1e-2, "sets_per_batch": 2, "method": "iga", "save_steps": 100}
+    common["alignment"] = {"name": "iga", "space": space}
+    (alone,) = launch(tmp_path, "alone", 1, **common)
+    ranks = launch(tmp_path, "apart", processes, split_ranks_by="domains", **common)
+    for name, value in alone.items():
+        assert all(torch.equal(rank[name], ranks[0][name]) for rank in ranks), f"ranks disagree on {name}"
+        torch.testing.assert_close(ranks[0][name], value, rtol=1e-3, atol=2e-5)
+
+
+def test_ranks_with_different_masks_stop(tmp_path: Path, tokenizer: PreTrainedTokenizerFast) -> None:
+    make_inputs(tmp_path, tokenizer)
+    with pytest.raises(AssertionError, match=r"different masks in step 2 \(.*mask_density"):
+        launch(tmp_path, "both", 2, method="iga", sets_per_batch=1, max_steps=3, disturb_rank=1)
 
 
 def test_two_ranks_resume_in_the_middle_of_an_epoch(tmp_path: Path, tokenizer: PreTrainedTokenizerFast) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 import torch
 from peft import LoraConfig
@@ -18,7 +19,7 @@ from isodistill.data.load import load_rows
 def main(settings: Path) -> None:
     """Read the settings file that the test wrote, train, save ``weights.safetensors`` beside it."""
     given = json.loads(settings.read_text())
-    resume = given.pop("resume", False)
+    resume, disturbed = given.pop("resume", False), given.pop("disturb_rank", None)
     torch.set_num_threads(1)
     tokenizer = PreTrainedTokenizerFast.from_pretrained(settings.parent / "tokenizer")
     torch.manual_seed(0)
@@ -38,9 +39,20 @@ def main(settings: Path) -> None:
     for name, p in trainer.model.named_parameters():
         if "lora_B" in name:
             p.data = 0.05 * torch.randn(p.shape, generator=generator)
+    if trainer.args.process_index == disturbed:
+        update = trainer.alignment.update
+
+        def disturb(gradients: Any, present: torch.Tensor) -> dict[str, float]:
+            if trainer.state.global_step == 1:
+                gradients.flat[0].mul_(2)
+            return update(gradients, present)
+
+        trainer.alignment.update = disturb
     trainer.train(resume_from_checkpoint=resume)
     ranked = {n: p.detach().clone() for n, p in trainer.model.named_parameters() if p.requires_grad}
     save_file(ranked, settings.with_name(f"weights-{settings.stem}-{trainer.args.process_index}.safetensors"))
+    if torch.distributed.is_initialized():  # or its threads may abort the process when it ends
+        torch.distributed.destroy_process_group()
 
 
 if __name__ == "__main__":

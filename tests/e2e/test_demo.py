@@ -10,6 +10,9 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
+
+from isodistill.models.load import load_student
 
 pytestmark = pytest.mark.e2e
 
@@ -49,3 +52,18 @@ def test_the_demo_walks_the_whole_way_and_then_skips_it(tmp_path: Path) -> None:
     assert again.returncode == 0, again.stderr[-3000:]
     assert "Training" not in again.stdout
     assert adapter.stat().st_mtime_ns == trained
+
+
+def test_the_packaged_gguf_is_converted_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ISODISTILL_CACHE", str(tmp_path))
+    first = load_student("smollm2-135m")
+    assert first.tokenizer.chat_template is not None
+
+    def converted(*args: object, **kwargs: object) -> None:
+        raise AssertionError("the GGUF file was converted again")
+
+    # Only the conversion builds a model from its config.
+    monkeypatch.setattr("isodistill.models.load.AutoModelForCausalLM.from_config", converted)
+    second = load_student("smollm2-135m")
+    for name, tensor in first.model.state_dict().items():
+        assert torch.equal(tensor, second.model.state_dict()[name])

@@ -2,12 +2,22 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
+from itertools import combinations
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from isodistill.evaluation import acc_by_domain, acc_gap, acc_macro, acc_worst, all_correct, any_correct, transfer
+from isodistill.evaluation import (
+    acc_by_domain,
+    acc_gap,
+    acc_macro,
+    acc_worst,
+    all_correct,
+    any_correct,
+    pass_at_k,
+    transfer,
+)
 
 # Three complete sets over two domains and one set without its law member.
 SETS = ["a", "a", "b", "b", "c", "c", "d"]
@@ -88,3 +98,16 @@ def test_all_correct_is_at_most_the_worst_domain_on_complete_sets(n: int, k: int
     correct = [random.random() < 0.7 for _ in set_ids]
     assert all_correct(correct, set_ids, domains) <= acc_worst(correct, domains) + 1e-12
     assert acc_worst(correct, domains) <= any_correct(correct, set_ids, domains) + 1e-12
+
+
+@given(st.lists(st.booleans(), min_size=1, max_size=8), st.data())
+def test_pass_at_k_is_the_average_over_all_draws_of_k_answers(right: list[bool], data: st.DataObject) -> None:
+    k = data.draw(st.integers(1, len(right)))
+    draws = [any(drawn) for drawn in combinations(right, k)]
+    assert pass_at_k(len(right), sum(right), k) == pytest.approx(sum(draws) / len(draws))
+
+
+@pytest.mark.parametrize(("n", "c", "k"), [(4, 5, 1), (4, -1, 1), (4, 2, 0), (4, 2, 5)])
+def test_pass_at_k_refuses_impossible_counts(n: int, c: int, k: int) -> None:
+    with pytest.raises(ValueError, match="pass@k needs"):
+        pass_at_k(n, c, k)

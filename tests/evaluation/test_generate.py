@@ -189,7 +189,7 @@ def test_logits_of_every_step_are_those_of_a_plain_forward(packed: bool, monkeyp
                 rows = [rows[0], rows[4], rows[2]]
             for row in rows:
                 row.append(10 + len(row))
-            logits = decoder.step([row[-1] for row in rows])
+            logits = decoder.step([[row[-1]] for row in rows])
 
 
 @pytest.mark.parametrize("kind", ["llama", "gpt2"])
@@ -203,6 +203,32 @@ def test_an_answer_that_ends_at_its_first_token(kind: str, tokenizer: Any) -> No
     everywhere = generate(model, tokenizer, prompts, max_new_tokens=8, stop_ids=first, batch_size=2)
     assert [a.finish for a in everywhere] == ["eos"] * 6
     assert tokens(everywhere) == [[]] * 6
+
+
+@pytest.mark.parametrize("kind", ["llama", "gpt2"])
+@pytest.mark.parametrize("batch_size", [1, 4])
+def test_a_stop_string_ends_an_answer_across_the_borders_of_tokens(kind: str, batch_size: int, tokenizer: Any) -> None:
+    model, prompts = make(kind), mixed_prompts(8)
+    full = generate(model, tokenizer, prompts, max_new_tokens=15, stop_ids=[])
+    middle = full[3].text[len(full[3].text) // 2 :][:5]
+    assert " " in middle, "the text must cross a border"
+    stops = [middle, full[5].text.split()[1] + " "]
+    answers = generate(
+        model, tokenizer, prompts, max_new_tokens=15, stop_ids=[], stop_strings=stops, batch_size=batch_size
+    )
+    for answer, whole in zip(answers, full, strict=True):
+        ends = [whole.text.find(stop) for stop in stops if stop in whole.text]
+        assert answer.text == (whole.text[: min(ends)] if ends else whole.text)
+        assert answer.finish == ("eos" if ends else "length")
+        assert answer.tokens == whole.tokens[: len(answer.tokens)]
+        assert not ends or not any(stop in tokenizer.decode(answer.tokens[:-1]) for stop in stops)
+    assert {answer.finish for answer in answers} == {"eos", "length"}
+
+
+@pytest.mark.parametrize("stops", [[""], "text"])
+def test_stop_strings_that_are_refused(stops: Any, tokenizer: Any) -> None:
+    with pytest.raises(UserError, match="stop_strings"):
+        generate(make("llama"), tokenizer, [[11]], max_new_tokens=2, stop_strings=stops)
 
 
 @pytest.mark.parametrize("kind", ["llama", "gpt2"])

@@ -3,7 +3,7 @@ from __future__ import annotations
 import json
 import logging
 import os
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import pytest
 
@@ -34,10 +34,10 @@ def test_done_tells_stages_and_splits_apart(tmp_path, make_record) -> None:
     log = PredictionLog(tmp_path / "predictions.jsonl")
     log.append(make_record("a", "law", stage="before"))
     log.append(make_record("b", "law", stage="after"))
-    log.append(make_record("c", "law", stage="after", split="ood"))
-    assert log.done("before", "id") == {"a/law"}
-    assert log.done("after", "id") == {"b/law"}
-    assert log.done("after", "ood") == {"c/law"}
+    log.append(make_record("c", "law", stage="after", split="ood", sample=3))
+    assert log.done("before", "id") == {("a/law", 0)}
+    assert log.done("after", "id") == {("b/law", 0)}
+    assert log.done("after", "ood") == {("c/law", 3)}
     assert log.done("before", "ood") == set()
 
 
@@ -79,6 +79,15 @@ def test_a_damaged_line_is_named(tmp_path, make_record, damage: str) -> None:
     log.append(make_record("b", "law"))
     with pytest.raises(UserError, match=r"predictions\.jsonl, line 2"):
         log.read()
+
+
+def test_a_line_written_before_samples_and_options_is_read(tmp_path, make_record) -> None:
+    log = PredictionLog(tmp_path / "predictions.jsonl")
+    record = make_record("a", "law")
+    line = {name: value for name, value in asdict(record).items() if name not in ("sample", "pi")}
+    log.path.write_text(json.dumps(line) + "\n")
+    assert log.read() == [record]
+    assert (record.sample, record.pi) == (0, None)
 
 
 def test_an_unknown_outcome_or_field_is_named(tmp_path, make_record) -> None:

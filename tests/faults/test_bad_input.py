@@ -200,7 +200,9 @@ def test_long_training_prompt_is_refused_and_counted(
     rows[2]["prompt"] += " 7" * 600  # beyond the 512 positions of the tiny student, below the default max_length
     write_data(rows)
     write_recipe()
-    assert_refused(isodistill("train", "recipe.yaml"), "1/law, column prompt", "max_length 512")
+    ended = isodistill("train", "recipe.yaml", "--out", "refusing")
+    assert_refused(ended, "1/law, column prompt", "max_length 512", "refusing/refused/train.jsonl")
+    assert json.loads((folder / "refusing/refused/train.jsonl").read_text())["source"] == "1/law"
     write_recipe(max_refused=0.1)
     ended = isodistill("train", "recipe.yaml", "--out", "run")
     assert ended.code == 0
@@ -216,6 +218,10 @@ def test_long_test_prompt_is_refused_and_counted(
     rows[2]["prompt"] += " 7" * 600
     write_data(rows)
     write_recipe()
+    assert_refused(
+        isodistill("run", "recipe.yaml", "--out", "run"), "1 of 6 rows", "1/law, column prompt", "before.jsonl"
+    )
+    write_recipe(max_refused=0.2)
     ended = isodistill("run", "recipe.yaml", "--out", "run")
     assert ended.code == 0, ended.err
     assert "1 test rows could not be asked" in ended.out
@@ -229,7 +235,19 @@ def test_rows_without_answers_cannot_be_asked(isodistill: Call, write_recipe: Ca
     rows = [json.loads(line) for line in write_data().read_text().splitlines()]
     write_data([{k: v for k, v in row.items() if not k.startswith("answer")} for row in rows])
     write_recipe()
-    assert_refused(isodistill("run", "recipe.yaml"), "No test row could be asked", "answer", "refused")
+    assert_refused(isodistill("run", "recipe.yaml"), "column answer", "max_refused", "refused/test.jsonl")
+    write_recipe(max_refused=1.0)
+    assert_refused(isodistill("run", "recipe.yaml"), "No test row could be asked", "answer")
+
+
+def test_answers_that_are_code_are_refused_before_training(
+    isodistill: Call, write_recipe: Call, write_data: Call, folder: Path
+) -> None:
+    rows = [json.loads(line) for line in write_data().read_text().splitlines()]
+    write_data([row | {"answer": "print(1)", "answer_type": "code"} for row in rows])
+    write_recipe()
+    assert_refused(isodistill("run", "recipe.yaml", "--out", "run"), "column answer_type", "is code", "test.jsonl")
+    assert not (folder / "run/student").exists()
 
 
 def test_rows_without_a_trained_token(isodistill: Call, write_recipe: Call, write_data: Call, folder: Path) -> None:
@@ -359,6 +377,7 @@ def test_verbs_on_what_is_no_run(isodistill: Call, folder: Path) -> None:
         ("results.json", "results.json"),
         ("student/adapter_model.safetensors", "evaluate-after"),
         ("checkpoints/checkpoint-2/state.safetensors", "checkpoint-2 cannot be read"),
+        ("metrics.jsonl", "metrics.jsonl, line 1 is damaged. Delete that line"),
     ],
 )
 def test_damaged_file_of_a_run(
@@ -371,9 +390,11 @@ def test_damaged_file_of_a_run(
     if file == "predictions.jsonl":
         lines = damaged.read_text().splitlines(keepends=True)
         damaged.write_text("".join([lines[0], lines[1][:40] + "\n", *lines[2:]]))
+    elif file == "metrics.jsonl":
+        damaged.write_text('{"step": 1, "lo\n' + damaged.read_text())
     else:
         damaged.write_bytes(damaged.read_bytes()[:20])
-    if file.startswith("checkpoints"):
+    if file.startswith(("checkpoints", "metrics")):
         stamps = json.loads((folder / "run/steps.json").read_text())
         stamps["train"]["finished"] = False
         (folder / "run/steps.json").write_text(json.dumps(stamps))

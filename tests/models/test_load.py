@@ -85,6 +85,14 @@ def test_what_is_no_model(tmp_path: Path) -> None:
             load_student(source)
 
 
+@pytest.mark.parametrize("content", [b"", b"no gguf at all", b"GGUF\x03\x00\x00\x00"])
+def test_a_damaged_gguf_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: bytes) -> None:
+    monkeypatch.setenv("ISODISTILL_CACHE", str(tmp_path / "cache"))
+    (tmp_path / "broken.gguf").write_bytes(content)
+    with pytest.raises(UserError, match=r"broken\.gguf cannot be read as a GGUF file"):
+        load_student(str(tmp_path / "broken.gguf"))
+
+
 def test_a_hub_id_offline_is_refused_without_a_connection(monkeypatch: pytest.MonkeyPatch) -> None:
     def connect(*args: object) -> None:
         raise AssertionError("a connection was tried")

@@ -9,7 +9,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
+from torch.nn import functional as F
 
+from isodistill.models.frozen import FrozenLinear
 from isodistill.objectives import OBJECTIVES, CrossEntropy, StudentOutput, TrainedTokens
 
 D, VOCABULARY = 5, 11
@@ -78,6 +80,24 @@ def test_gradient_equals_finite_differences(chunk: int) -> None:
     inputs = (hidden.double().requires_grad_(), weight.double().requires_grad_())
     # The losses are fp32 by contract, hence the wide step and the tolerance.
     assert torch.autograd.gradcheck(lambda h, w: losses_of(h, w, targets, chunk), inputs, eps=1e-2, atol=2e-3)
+
+
+@pytest.mark.parametrize("chunk", [1, 3, 100])
+@pytest.mark.parametrize("scale", [1.0, 300.0])
+def test_a_frozen_head_gives_the_same_losses_and_gradients(chunk: int, scale: float) -> None:
+    hidden, weight, targets = drawn(8, 0, scale)
+    factors = torch.linspace(-0.1, 2, 8)
+    results = []
+    for head in (FrozenLinear(weight, None, torch.float32), lambda h: h.double() @ weight.double().T):
+        h = hidden.clone().requires_grad_()
+        if isinstance(head, FrozenLinear):
+            losses, _ = CrossEntropy(chunk).token_losses(StudentOutput(h, head), tokens_of(targets))
+        else:
+            losses = F.cross_entropy(head(h), targets, reduction="none")
+        (losses * factors).sum().backward()
+        results.append((losses.detach().float(), h.grad))
+    for found, expected in zip(*results, strict=True):
+        torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5 * scale)
 
 
 def test_losses_are_fp32_under_bf16_logits() -> None:

@@ -106,7 +106,8 @@ def metrics(method: str, rng: random.Random, n_events: int = 120) -> list[dict[s
         if method == "iga":
             opening = 1 - math.exp(-step / 200)
             line |= {"mask_density": 0.25 + 0.2 * opening, "keep_rate": 0.2 + 0.25 * opening}
-            line |= {"step_ratio": 0.5 + 0.2 * opening, "cosine": 0.6 + 0.2 * opening}
+            line |= {"step_ratio": 0.5 + 0.2 * opening, "cosine": 0.6 + 0.2 * opening, "tangent_kept": 0.9}
+            line |= {f"conflict_cosine/{kind}_proj": 0.1 * i + 0.1 * rng.random() for i, kind in enumerate("qkvo")}
         lines.append(line)
     return lines
 

@@ -372,3 +372,25 @@ def test_more_seeds_in_the_comparison_are_points_of_their_own(pair: Pair) -> Non
     html = report(*pair)
     assert points(html) == one + 2
     assert "means over 2 training seeds" in Page(html).words
+
+
+def test_pass_at_k_has_a_table_where_several_answers_were_drawn(make_run: MakeRun) -> None:
+    run = make_run("iga", before=False)
+    write_report(run, baseline=None, command="x", out=run / "report.html")
+    assert "pass@" not in (run / "report.html").read_text()
+    drawn = {
+        "n_samples": 4,
+        "pass_at_k": {"1": 0.25, "4": 0.625},
+        "pass_at_k_ci95": {"1": [0.2, 0.3], "4": [0.5, 0.75]},
+    }
+    edit(run / "results.json", lambda results: results["splits"]["ood"].update(drawn))
+    lines = (run / "predictions.jsonl").read_text().splitlines()
+    second = json.loads(lines[0]) | {"sample": 1, "output": "the second sample of an item"}
+    (run / "predictions.jsonl").write_text("\n".join([*lines, json.dumps(second)]) + "\n")
+    write_report(run, baseline=None, command="x", out=run / "report.html")
+    html = (run / "report.html").read_text()
+    row = html[html.index('<th scope="row">pass@4') :].split("</tr>")[0]
+    assert "62.5" in row
+    assert "50.0\N{EN DASH}75.0" in row
+    assert "estimated from 4 per problem" in row
+    assert "the second sample" not in html

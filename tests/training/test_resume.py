@@ -26,6 +26,14 @@ METHODS: list[dict[str, Any]] = [
     {"method": "iga", "alignment": {"name": "iga", "control": "random"}},
     {"method": "iga", "alignment": {"name": "iga", "space": "weight"}},
     {"method": "iga", "optim": "sgd", "alignment": {"name": "iga", "apply_to": "gradient"}},
+    {"method": "iga", "alignment": {"name": "iga", "space": "tangent"}},
+    {"method": "iga", "alignment": {"name": "iga", "space": "tangent", "refresh": 3, "debias": True}},
+    {"method": "iga", "alignment": {"name": "iga", "space": "tangent_separable", "var_ema": 0.5, "control": "random"}},
+    {"method": "iga", "alignment": {"name": "iga", "preset": "literal", "var_ema": 0.5, "grad_ema": 0.5}},
+    {
+        "method": "iga",
+        "alignment": {"name": "iga", "apply_to": "gradient", "second_moment": "unmasked", "debias": True},
+    },
 ]
 
 

@@ -12,6 +12,7 @@ from torch.nn import functional as F
 
 from isodistill import DistillTrainer
 from isodistill.data.rows import Row
+from isodistill.training import trainer as trainer_module
 
 MakeTrainer = Callable[..., DistillTrainer]
 
@@ -155,3 +156,23 @@ def test_a_domain_missing_from_a_step_is_left_out_of_the_mean(make_trainer: Make
         losses = [line["loss/law"] for line in trainer.state.log_history if "loss/law" in line]
         assert losses.count(0.0) == 2
         assert all(torch.isfinite(p).all() for p in trainer.model.parameters())
+
+
+@pytest.mark.parametrize("method", ["erm", "iga"])
+def test_fused_layers_and_plain_ones_train_alike(
+    make_trainer: MakeTrainer,
+    adapter: Callable[..., Any],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    method: str,
+) -> None:
+    trained = []
+    for obstacle in (None, "this test wants the plain layers"):
+        monkeypatch.setattr(trainer_module, "why_not_fused", lambda model, obstacle=obstacle: obstacle)
+        trainer = make_trainer(method=method, max_steps=3)
+        trainer.train()
+        trained.append(adapter(trainer))
+        assert ("this test wants the plain layers" in capsys.readouterr().out) == (obstacle is not None)
+    for name, value in trained[0].items():
+        torch.testing.assert_close(trained[1][name], value, rtol=1e-3, atol=1e-4)
+    assert not hasattr(trainer, "student")  # the packed weights are let go

@@ -27,9 +27,20 @@ class Alignment(ABC):
     needs_domain_gradients: ClassVar[bool] = False
     """Gradients of the domains are kept apart: row k of the buffers is dL_k."""
 
+    needs_recompute: ClassVar[bool] = False
+    """``gradients.recompute`` is called during a step, with the parameters moved."""
+
+    needs_fp32: ClassVar[bool] = False
+    """Gradients are subtracted from each other, so products in bf16 would leave noise."""
+
     @property
     def needs_weight_gradients(self) -> bool:
         """Gradients of the effective weights of every LoRA layer are kept as well."""
+        return False
+
+    @property
+    def needs_halves(self) -> bool:
+        """Gradients of two halves of every domain's rows are kept apart: rows 2k and 2k + 1 of the buffers."""
         return False
 
     @abstractmethod

@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
-from itertools import accumulate
-
 import torch
 from torch import Tensor
+from torch.nn import Parameter
 
-from isodistill.alignment.masking import DomainAverages, MaskOptions, RememberedStep, Space, controlled, named
-from isodistill.models.lora import DomainGradients
-from isodistill.numerics import MaskStats, domain_statistics, segmented_conflict_mask
+from isodistill.alignment.masking import (
+    DomainStep,
+    MaskOptions,
+    RememberedStep,
+    Removed,
+    Signals,
+    Space,
+    controlled,
+    named,
+)
+from isodistill.numerics import Ema, MaskStats, conflict_mask, domain_statistics, segmented_conflict_mask
 
-__all__ = ["FactorSpace"]
+__all__ = ["FactorSpace", "remove_by_entry", "tensor_masks"]
 
 
 class FactorSpace(Space):
@@ -23,67 +30,88 @@ class FactorSpace(Space):
     def __init__(self, options: MaskOptions, generator: torch.Generator) -> None:
         self.options = options
         self.generator = generator
-        self.averages = DomainAverages(options.grad_ema)
-        self.masks: dict[torch.nn.Parameter, Tensor] = {}
-        self.step = RememberedStep()
+        self.signals = Signals(options.grad_ema)
+        self.variance = Ema(options.var_ema)
+        self.masks: dict[Parameter, Tensor] = {}
 
-    def observe(self, gradients: DomainGradients, present: Tensor, tau: float) -> None:
+    def observe(self, step: DomainStep, tau: float) -> dict[str, float]:
         """Masks of all trainable tensors from the averaged domain gradients."""
-        mean, variance = domain_statistics(self.averages.update(gradients.flat, present))
-        options = self.options
-        global_mean = float(variance.mean()) if options.norm == "global_mean" else None
-        parameters = list(gradients.parameters.values())
-        bounds = list(accumulate((p.numel() for p in parameters), initial=0))
+        options, metrics = self.options, {}
+        if step.noise is None:
+            mean, variance = self.signals.averages.statistics(step.flat, step.present)
+        else:
+            averaged, noise = self.signals.update(step.flat, step.present, step.noise, step.noise_present)
+            mean, variance = domain_statistics(averaged)
+            if noise is not None:
+                total = variance.sum()
+                variance = variance.sub_(noise.square().sum(0), alpha=self.signals.noise_weight(averaged, noise))
+                metrics["noise_share"] = float(1 - variance.clamp(min=0).sum() / total) if total > 0 else 0.0
+        if options.var_ema:
+            variance = self.variance.update(variance)
+        if step.noise is not None:
+            variance = variance.clamp(min=0)
         mask = segmented_conflict_mask(
-            mean,
-            variance,
-            bounds,
-            tau,
-            options.form,
-            options.norm,
-            keep_rate=options.keep_rate,
-            global_mean=global_mean,
+            mean, variance, step.bounds, tau, options.form, options.norm, keep_rate=options.keep_rate
         )
-        pieces = zip(parameters, bounds[:-1], bounds[1:], strict=True)
-        self.masks = {p: mask[start:stop].view(p.shape) for p, start, stop in pieces}
-
-    def mask_gradient(self, gradients: DomainGradients, present: Tensor) -> dict[str, float]:
-        """grad <- M * grad for every trainable tensor."""
-        parameters = list(gradients.parameters.values())
-        grads = [p.grad for p in parameters if p.grad is not None]
-        masks = self._controlled(parameters, grads)
-        metrics = self._metrics(masks, grads)
-        torch._foreach_mul_(grads, masks)
+        self.masks = {p: mask[step.places[p]].view(p.shape) for p in step.parameters}
         return metrics
 
-    def remember(self, optimizer: torch.optim.Optimizer) -> None:
-        """Copy the parameters before the step."""
-        self.step.remember(optimizer)
+    def removed_gradient(self, step: DomainStep) -> tuple[Removed, dict[str, float]]:
+        """(1 - M) * grad of every trainable tensor."""
+        return self._removed({p: p.grad for p in step.parameters if p.grad is not None})
 
-    def mask_step(self) -> dict[str, float]:
-        """Take (1 - M) * step back, so that M = 1 leaves the optimizer's result bit for bit."""
-        parameters, deltas = self.step.parameters, self.step.deltas()
-        masks = self._controlled(parameters, deltas)
-        metrics = self._metrics(masks, deltas)
-        with torch.no_grad():
-            torch._foreach_sub_(list[Tensor](parameters), torch._foreach_mul([1 - mask for mask in masks], deltas))
-        return metrics
+    def removed_step(self, remembered: RememberedStep) -> tuple[Removed, dict[str, float]]:
+        """(1 - M) * step of every trainable tensor."""
+        return self._removed(remembered.deltas())
 
-    def _controlled(self, parameters: list[torch.nn.Parameter], xs: list[Tensor]) -> list[Tensor]:
-        control, generator = self.options.control, self.generator
-        return [controlled(self.masks[p], x, control, generator) for p, x in zip(parameters, xs, strict=True)]
-
-    def _metrics(self, masks: list[Tensor], xs: list[Tensor]) -> dict[str, float]:
+    def _removed(self, xs: dict[Parameter, Tensor]) -> tuple[Removed, dict[str, float]]:
         stats = MaskStats()
-        for mask, x in zip(masks, xs, strict=True):
-            stats.update(mask, x)
-        return named(stats)
+        removed = remove_by_entry(self.masks, xs, self.options, self.generator, stats)
+        return removed, named(stats)
 
     def state_dict(self) -> dict[str, Tensor]:
         """Running means and the generator of the control."""
-        return {"generator": self.generator.get_state(), **self.averages.state_dict()}
+        state = {"generator": self.generator.get_state(), **self.signals.state_dict()}
+        return state | {f"variance/{key}": value for key, value in self.variance.state_dict().items()}
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
         """Take the state back."""
         self.generator.set_state(state["generator"])
-        self.averages.load_state_dict({key: state[key] for key in ("average", "count") if key in state})
+        self.signals.load_state_dict(state)
+        self.variance.load_state_dict(
+            {key: state[f"variance/{key}"] for key in ("count", "value") if f"variance/{key}" in state}
+        )
+
+
+def remove_by_entry(
+    masks: dict[Parameter, Tensor],
+    xs: dict[Parameter, Tensor],
+    options: MaskOptions,
+    generator: torch.Generator,
+    stats: MaskStats,
+) -> Removed:
+    """(1 - M) * x of every tensor that has a mask, with the control in M's place; adds to ``stats``."""
+    chosen = [p for p in masks if p in xs]
+    final = [controlled(masks[p], xs[p], options.control, generator) for p in chosen]
+    for p, mask in zip(chosen, final, strict=True):
+        stats.update(mask, xs[p])
+    if not chosen:
+        return []
+    parts = torch._foreach_mul([1 - mask for mask in final], [xs[p].detach() for p in chosen])
+    return list(zip(chosen, parts, strict=True))
+
+
+def tensor_masks(
+    parameters: list[Parameter], step: DomainStep, averaged: Tensor, tau: float, options: MaskOptions
+) -> dict[Parameter, Tensor]:
+    """Masks in their own space of some trainable tensors, from averaged domain gradients (K', P); no noise correction.
+
+    ``global_mean`` is read as ``tensor_mean``: their entries are not in the units of W.
+    """
+    norm = "tensor_mean" if options.norm == "global_mean" else options.norm
+    masks = {}
+    for p in parameters:
+        mean, variance = domain_statistics(averaged[:, step.places[p]])
+        mask = conflict_mask(mean, variance, tau, options.form, norm, keep_rate=options.keep_rate)
+        masks[p] = mask.view(p.shape)
+    return masks

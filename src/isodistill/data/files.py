@@ -80,7 +80,7 @@ def check_refused(refused: list[Refusal], n_rows: int, max_refused: float, refus
     listed = "only the first five are shown" if refused_to is None else f"all are listed in {refused_to}"
     raise UserError(
         f"{len(refused)} of {n_rows} rows cannot be used, more than the share max_refused = {max_refused:g} allows "
-        f"({listed}):\n{first}\nMend these rows, or raise max_refused to go on without them."
+        f"({listed}):\n{first}\nMend what these lines name, or raise max_refused to go on without these rows."
     )
 
 
@@ -210,9 +210,25 @@ def _table(path: Path, reader: str, options: dict[str, Any]) -> Iterator[Record 
         try:
             table = getattr(datasets.Dataset, reader)(str(path), cache_dir=cache, keep_in_memory=True, **options)
         except (DatasetsError, ValueError) as error:
+            if _has_no_rows(path):
+                return
             raise UserError(f"{path} cannot be read as {path.suffix}: {error.__cause__ or error}.") from error
         for number, fields in enumerate(table, start=1):
             yield _record(path, number, fields)
+
+
+def _has_no_rows(path: Path) -> bool:
+    """A table with its head alone, which ``datasets`` takes for a fault."""
+    if path.suffix == ".csv":
+        with path.open(encoding="utf-8", errors="replace") as file:
+            return sum(1 for line in file if line.strip()) <= 1
+    import pyarrow
+    from pyarrow import parquet
+
+    try:
+        return bool(parquet.read_metadata(path).num_rows == 0)
+    except pyarrow.ArrowException:
+        return False
 
 
 _READERS: dict[str, Callable[[Path], Iterator[Record | Refusal]]] = {

@@ -39,9 +39,11 @@ class IsomerSetSampler(Sampler[list[int]]):
         sets_per_batch: groups per batch; a batch has this many rows of every domain.
         seed: seed of the order.
         missing_domain: "drop_set" leaves out sets that lack a domain; "subset" uses them with the domains they have.
+        domain_groups: hand every batch of sets out in this many parts, one after the other, each with every so-manieth
+            domain: with as many processes, each trains its own domains of the same sets.
 
     Raises:
-        UserError: fewer groups than one batch needs.
+        UserError: fewer groups than one batch needs, or fewer domains than ``domain_groups``.
     """
 
     # accelerate reads these two: batches count whole, and a round that does not reach every process is dropped.
@@ -57,7 +59,14 @@ class IsomerSetSampler(Sampler[list[int]]):
         sets_per_batch: int,
         seed: int,
         missing_domain: Literal["drop_set", "subset"] = "drop_set",
+        domain_groups: int = 1,
     ) -> None:
+        if domain_groups > len(domains):
+            raise UserError(
+                f"{domain_groups} processes cannot each take domains of their own: there are {len(domains)} "
+                f"({', '.join(domains)}). Start fewer processes, or set split_ranks_by to sets."
+            )
+        self.domain_groups = domain_groups
         self.domains = tuple(domains)
         self.sets_per_batch = sets_per_batch
         self.seed = seed
@@ -66,10 +75,12 @@ class IsomerSetSampler(Sampler[list[int]]):
         self._batch = 0  # batches of the epoch handed out
         self.n_other_domains = 0
         self._sets: dict[str | None, dict[str, list[int]]] = {}
+        self._part: dict[int, int] = {}  # row -> which part of a batch it comes in
         for index, (set_id, row_domain) in enumerate(zip(set_ids, row_domains, strict=True)):
             domain = row_domain or NO_DOMAIN
             if domain in self.domains:
                 self._sets.setdefault(set_id, {}).setdefault(domain, []).append(index)
+                self._part[index] = self.domains.index(domain) % domain_groups
             else:
                 self.n_other_domains += 1
         self.dropped = {
@@ -85,15 +96,16 @@ class IsomerSetSampler(Sampler[list[int]]):
 
     def __len__(self) -> int:
         """Batches per epoch, wherever the current pass began."""
-        return self.n_groups // self.sets_per_batch
+        return self.n_groups // self.sets_per_batch * self.domain_groups
 
     def __iter__(self) -> Iterator[list[int]]:
         start, self._start = self._start, 0
         groups = self._groups(random.Random(f"{self.seed}/{self.epoch}"))
         for batch in range(start, len(self)):
             self._batch = batch + 1
-            chosen = groups[batch * self.sets_per_batch : (batch + 1) * self.sets_per_batch]
-            yield [index for group in chosen for index in group]
+            sets, part = divmod(batch, self.domain_groups)
+            chosen = groups[sets * self.sets_per_batch : (sets + 1) * self.sets_per_batch]
+            yield [index for group in chosen for index in group if self._part[index] == part]
 
     def set_epoch(self, epoch: int) -> None:
         """Starts another epoch; naming the current one changes nothing, so a loaded position is kept."""

@@ -9,6 +9,7 @@ from isodistill.evaluation.accuracy import (
     acc_worst,
     all_correct,
     any_correct,
+    pass_at_k,
     transfer,
 )
 from isodistill.evaluation.consistency import (
@@ -58,6 +59,7 @@ __all__ = [
     "mean_sd",
     "paired_difference",
     "parse_answer",
+    "pass_at_k",
     "split_results",
     "transfer",
     "two_level_difference",

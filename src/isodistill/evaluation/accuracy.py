@@ -7,6 +7,8 @@ NaN: undefined. The definitions are ours; all of them lie in [0, 1].
 
 from __future__ import annotations
 
+from math import comb
+
 import numpy as np
 
 from isodistill.evaluation.sets import FloatArray, Labels, Sets, codes, group, ratio
@@ -18,6 +20,7 @@ __all__ = [
     "acc_worst",
     "all_correct",
     "any_correct",
+    "pass_at_k",
     "solved_sets",
     "transfer",
 ]
@@ -62,6 +65,19 @@ def transfer(correct: Labels, set_ids: Labels, domains: Labels | None = None) ->
     """all_correct / any_correct: 1 when what is known anywhere is known everywhere; NaN when nothing is known."""
     every, some, _ = solved_sets(correct, group(set_ids, domains))
     return float(ratio(every.sum(), some.sum()))
+
+
+def pass_at_k(n: int, c: int, k: int) -> float:
+    """1 - C(n - c, k) / C(n, k): the chance that k of an item's n answers, c of them correct, hold a correct one.
+
+    The unbiased estimate of the chance that k fresh answers do (Chen et al., arXiv 2107.03374).
+
+    Raises:
+        ValueError: not 0 <= c <= n and 1 <= k <= n.
+    """
+    if not (0 <= c <= n and 1 <= k <= n):
+        raise ValueError(f"pass@k needs 0 <= c <= n and 1 <= k <= n; got n = {n}, c = {c}, k = {k}.")
+    return 1.0 - comb(n - c, k) / comb(n, k)
 
 
 def solved_sets(correct: Labels, sets: Sets) -> tuple[FloatArray, FloatArray, FloatArray]:

@@ -7,22 +7,26 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from safetensors import safe_open
 from safetensors.numpy import save_file
 from tqdm.auto import tqdm
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 
 from isodistill.data.encode import encode_prompt
 from isodistill.data.files import Refusal
 from isodistill.data.rows import Row, RowError
-from isodistill.evaluation.generate import Generation, generate
+from isodistill.evaluation.backends import Backend
+from isodistill.evaluation.generate import Generation
+from isodistill.evaluation.interrupt import StopAfterBlock
+from isodistill.evaluation.options import Options, distributions, option_tokens, watched_tokens
 from isodistill.evaluation.parse import PARSER_VERSION, canon, parse_answer
 from isodistill.evaluation.records import PredictionLog, Record, Stage
 from isodistill.evaluation.verify import verify
 
-__all__ = ["Provenance", "answer_rows", "read_representations"]
+__all__ = ["Provenance", "answer_rows", "read_representations", "why_unverifiable"]
 
 _BATCHES_PER_BLOCK = 4
 
@@ -36,13 +40,23 @@ class Provenance:
     tier: str | None
     seed_train: int
     seed_data: int
-    seed_hparam: int | None
     step: int
     stage: Stage
+    seed_hparam: int | None = None
+
+
+@dataclass(frozen=True)
+class _Question:
+    """One answer to be given: the row, its token ids, the tokens of its options, and which of its samples it is."""
+
+    row: Row
+    prompt: list[int]
+    options: Options | None
+    sample: int
 
 
 def answer_rows(
-    model: PreTrainedModel,
+    backend: Backend,
     tokenizer: PreTrainedTokenizerBase,
     rows: Sequence[Row],
     log: PredictionLog,
@@ -51,16 +65,21 @@ def answer_rows(
     split: str,
     max_new_tokens: int,
     batch_size: int,
+    temperature: float = 0.0,
+    n_samples: int = 1,
 ) -> list[Refusal]:
-    """Answer greedily every row of a split that the log does not hold yet.
+    """Answer every row of a split that the log does not hold yet: greedily, or ``n_samples`` times at a temperature.
 
-    The rows are cut into fixed blocks of four batches, and a block that was interrupted is answered again as a whole:
+    A drawn answer depends on the training seed, the item and the number of the sample, so methods that are compared
+    draw from the same random streams.
+
+    The questions are cut into fixed blocks of four batches, and a block that was killed is answered again as a whole:
     the last bits of a hidden state depend on what is decoded beside it, and so would the results on when a run was
-    killed. Beside the log, ``representations/STAGE/SPLIT-NNNN.safetensors`` gets the hidden state of every last prompt
-    token of block NNNN.
+    killed. Ctrl-C finishes its block first, so that it loses no finished answer (``StopAfterBlock``). Beside the log,
+    ``representations/STAGE/SPLIT-NNNN.safetensors`` gets the hidden state of every last prompt token of block NNNN.
 
     Args:
-        model: a plain model, the adapter merged.
+        backend: who answers, such as a ``LocalBackend`` of a model with the adapter merged.
         tokenizer: its tokenizer.
         rows: the problems, with an answer and its type.
         log: where the records go.
@@ -68,47 +87,74 @@ def answer_rows(
         split: name of the test split.
         max_new_tokens: longest answer.
         batch_size: prompts decoded side by side.
+        temperature: 0 takes the likeliest token; above 0 samples.
+        n_samples: answers per row.
 
     Returns:
-        Rows that cannot be asked: no answer to check against, or a prompt that leaves no room in the context.
+        Rows that cannot be asked: no answer that could be verified, or a prompt that leaves no room in the context.
     """
-    context = getattr(model.config, "max_position_embeddings", None) or 2**31
-    asked: list[tuple[Row, list[int]]] = []
+    asked: list[_Question] = []
     refused: list[Refusal] = []
     for row in rows:
+        unverifiable = why_unverifiable(row)
+        if unverifiable is not None:
+            refused.append(unverifiable)
+            continue
         try:
-            if row.answer is None or row.answer_type is None:
-                raise RowError("answer", "is missing, so an answer could not be verified", f"row {row.id}")
-            asked.append((row, encode_prompt(row, tokenizer, context - max_new_tokens)))
+            prompt = encode_prompt(row, tokenizer, backend.context - max_new_tokens)
+            options = option_tokens(row, tokenizer) if backend.gives_logits else None
+            asked += [_Question(row, prompt, options, sample) for sample in range(n_samples)]
         except RowError as error:
             refused.append(Refusal(row.id, None, error.column, error.reason))
     done = log.done(provenance.stage, split)
     folder = log.path.parent / "representations" / provenance.stage
     size = _BATCHES_PER_BLOCK * batch_size
-    with tqdm(total=len(asked), desc=f"{provenance.stage}, {split}") as bar:
+    with tqdm(total=len(asked), desc=f"{provenance.stage}, {split}") as bar, StopAfterBlock() as stop:
 
         def advance(index: int, generation: Generation) -> None:
             bar.update()
 
         for number, start in enumerate(range(0, len(asked), size)):
+            stop.between_blocks()
             block = asked[start : start + size]
-            if done.issuperset(row.id for row, _ in block):
+            if done.issuperset((q.row.id, q.sample) for q in block):
                 bar.update(len(block))
                 continue
-            generations = generate(
-                model,
+            generations = backend.generate(
                 tokenizer,
-                [prompt_ids for _, prompt_ids in block],
+                [q.prompt for q in block],
                 max_new_tokens=max_new_tokens,
                 batch_size=batch_size,
+                temperature=temperature,
+                seeds=[_seed(provenance.seed_train, q) for q in block],
+                watch=watched_tokens(q.options for q in block),
                 on_done=advance,
             )
+            pis = distributions(
+                backend,
+                tokenizer,
+                [q.row for q in block],
+                [q.prompt for q in block],
+                [q.options for q in block],
+                generations,
+                batch_size=batch_size,
+            )
             # The states first, so that every record in the log has its state.
-            _keep_hidden(folder, f"{split}-{number:04d}", [row for row, _ in block], generations)
-            for (row, prompt_ids), generation in zip(block, generations, strict=True):
-                if row.id not in done:
-                    log.append(_record(row, prompt_ids, generation, provenance, split, max_new_tokens))
+            _keep_hidden(folder, f"{split}-{number:04d}", block, generations)
+            for question, generation, pi in zip(block, generations, pis, strict=True):
+                if (question.row.id, question.sample) not in done:
+                    sampling = {"temperature": temperature, "max_new_tokens": max_new_tokens}
+                    log.append(_record(question, generation, pi, provenance, split, sampling))
     return refused
+
+
+def why_unverifiable(row: Row) -> Refusal | None:
+    """Why an answer to this problem could not be verified; None when it can."""
+    if row.answer is None or row.answer_type is None:
+        return Refusal(row.id, None, "answer", "is missing, so an answer could not be verified")
+    if row.answer_type == "code":
+        return Refusal(row.id, None, "answer_type", "is code, which is not verified yet")
+    return None
 
 
 def read_representations(folder: Path, stage: Stage, split: str | None = None) -> dict[str, np.ndarray]:
@@ -120,9 +166,15 @@ def read_representations(folder: Path, stage: Stage, split: str | None = None) -
     return states
 
 
-def _keep_hidden(folder: Path, name: str, rows: Sequence[Row], generations: Sequence[Generation]) -> None:
-    """One file of hidden states, there whole or not at all."""
-    known = [(row.id, g.hidden) for row, g in zip(rows, generations, strict=True) if g.hidden is not None]
+def _seed(seed_train: int, question: _Question) -> int:
+    key = f"{seed_train}/{question.row.id}/{question.sample}"
+    return int.from_bytes(hashlib.sha256(key.encode()).digest()[:8])
+
+
+def _keep_hidden(folder: Path, name: str, block: Sequence[_Question], generations: Sequence[Generation]) -> None:
+    """One file of hidden states, there whole or not at all; the samples of an item have one state."""
+    first = [(q.row.id, g.hidden) for q, g in zip(block, generations, strict=True) if q.sample == 0]
+    known = [(item, hidden) for item, hidden in first if hidden is not None]
     if not known:
         return
     folder.mkdir(parents=True, exist_ok=True)
@@ -133,8 +185,14 @@ def _keep_hidden(folder: Path, name: str, rows: Sequence[Row], generations: Sequ
 
 
 def _record(
-    row: Row, prompt_ids: list[int], generation: Generation, provenance: Provenance, split: str, max_new_tokens: int
+    question: _Question,
+    generation: Generation,
+    pi: list[float] | None,
+    provenance: Provenance,
+    split: str,
+    sampling: dict[str, Any],
 ) -> Record:
+    row = question.row
     assert row.answer is not None
     assert row.answer_type is not None
     parsed = parse_answer(generation.text, row.answer_type, row.choices)
@@ -153,7 +211,7 @@ def _record(
         seed_data=provenance.seed_data,
         seed_hparam=provenance.seed_hparam,
         step=provenance.step,
-        prompt_hash=hashlib.sha256(json.dumps(prompt_ids).encode()).hexdigest(),
+        prompt_hash=hashlib.sha256(json.dumps(question.prompt).encode()).hexdigest(),
         output=generation.text,
         n_new_tokens=len(generation.tokens),
         finish=generation.finish,
@@ -163,5 +221,7 @@ def _record(
         canon_gold=canon(row.answer, row.answer_type, row.choices),
         outcome=verify(generation.text, row.answer, row.answer_type, row.choices, finish=generation.finish),
         parser_version=PARSER_VERSION,
-        sampling={"temperature": 0.0, "max_new_tokens": max_new_tokens},
+        sampling=sampling,
+        sample=question.sample,
+        pi=pi,
     )

@@ -23,9 +23,11 @@ __all__ = [
     "agreeing_pairs",
     "agreement",
     "agreement_wrong",
+    "centered_directions",
     "cons_given_correct",
     "correct_pairs",
     "cosine_distance",
+    "domain_means",
     "group_sums",
     "lcs_centered",
     "lcs_domain_centered",
@@ -34,6 +36,7 @@ __all__ = [
     "lcs_ratio",
     "logical_consistency_score",
     "pair_distances",
+    "pair_divergence",
     "unit_vectors",
 ]
 
@@ -57,16 +60,14 @@ def logical_consistency_score(representations: Any, set_ids: Labels) -> float:
 
 def lcs_centered(representations: Any, set_ids: Labels, domains: Labels | None = None) -> float:
     """LCS after subtracting the mean of all z: states of language models share one large direction."""
-    z = _matrix(representations, len(set_ids))
-    return _centered(z - z.mean(axis=0), z, group(set_ids, domains))
+    z, sets = _matrix(representations, len(set_ids)), group(set_ids, domains)
+    return _mean(pair_distances(centered_directions(z, z.mean(axis=0)), sets), sets)
 
 
 def lcs_domain_centered(representations: Any, set_ids: Labels, domains: Labels) -> float:
     """LCS after subtracting each domain's mean of z: a constant offset between domains does not count."""
-    z = _matrix(representations, len(set_ids))
-    domain, names = codes(domains)
-    means = np.stack([z[domain == d].mean(axis=0) for d in range(len(names))])
-    return _centered(z - means[domain], z, group(set_ids, domains))
+    z, sets = _matrix(representations, len(set_ids)), group(set_ids, domains)
+    return _mean(pair_distances(centered_directions(z, domain_means(z, domains)), sets), sets)
 
 
 def lcs_random(representations: Any, set_ids: Labels, domains: Labels | None = None) -> float:
@@ -113,14 +114,8 @@ def lcs_js(distributions: Any, set_ids: Labels, domains: Labels | None = None) -
     bad = np.flatnonzero((pi < 0).any(axis=1) | (np.abs(pi.sum(axis=1) - 1) > 1e-6))
     if len(bad):
         raise ValueError(f"distributions[{bad[0]}] is no distribution: it sums to {pi[bad[0]].sum():.6g}.")
-    per_set = []
-    for s in np.flatnonzero(sets.complete):
-        p = pi[sets.index == s]
-        i, j = np.triu_indices(len(p), 1)
-        entropy = entr(p).sum(axis=1)
-        js = entr((p[i] + p[j]) / 2).sum(axis=1) - (entropy[i] + entropy[j]) / 2
-        per_set.append(float(js.mean()) / np.log(2))
-    return max(0.0, float(np.mean(per_set))) if per_set else float("nan")
+    per_set = [pair_divergence(pi[sets.index == s]) for s in np.flatnonzero(sets.complete)]
+    return float(np.mean(per_set)) if per_set else float("nan")
 
 
 def agreement(canonical: Labels, set_ids: Labels, domains: Labels | None = None) -> float:
@@ -158,6 +153,14 @@ def pair_distances(zhat: FloatArray, sets: Sets) -> FloatArray:
     mean = group_sums(zhat, sets.index, len(k)) / k[:, None]
     distance = ratio(k, k - 1) * cosine_distance(np.sum(mean**2, axis=1))
     return np.where(sets.complete, distance, 0.0)
+
+
+def pair_divergence(pi: FloatArray) -> float:
+    """Mean Jensen-Shannon divergence in bits over the pairs of K distributions (K, A), K at least 2."""
+    i, j = np.triu_indices(len(pi), 1)
+    entropy = entr(pi).sum(axis=1)
+    js = entr((pi[i] + pi[j]) / 2).sum(axis=1) - (entropy[i] + entropy[j]) / 2
+    return max(0.0, float(js.mean()) / float(np.log(2)))  # rounding can leave less than 0
 
 
 def agreeing_pairs(canonical: Labels, sets: Sets) -> FloatArray:
@@ -199,6 +202,22 @@ def unit_vectors(representations: Any, n: int) -> FloatArray:
     return zhat
 
 
+def domain_means(z: FloatArray, domains: Labels) -> FloatArray:
+    """(N, d) for each item the mean of z over its domain."""
+    domain, names = codes(domains)
+    means: FloatArray = group_sums(z, domain, len(names)) / np.bincount(domain)[:, None]
+    return means[domain]
+
+
+def centered_directions(z: FloatArray, centers: FloatArray) -> FloatArray:
+    """(N, d) rows of length 1 of z - centers, centers (d,) or (N, d); NaN in the row of an item without direction."""
+    centered = z - centers
+    # An item that equals the mean has no direction left; rounding must not invent one for it.
+    norm, scale = np.linalg.norm(centered, axis=1), np.linalg.norm(z, axis=1)
+    zhat: FloatArray = centered / np.where(norm <= 1e-12 * scale, np.nan, norm)[:, None]
+    return zhat
+
+
 def _matrix(values: Any, n: int) -> FloatArray:
     if hasattr(values, "detach"):  # a tensor: NumPy cannot read one that is bf16, on a GPU, or asks for a gradient
         values = values.detach().cpu().double()
@@ -209,16 +228,6 @@ def _matrix(values: Any, n: int) -> FloatArray:
     if len(bad):
         raise ValueError(f"Row {bad[0]} holds a value that is not finite ({len(bad)} such rows).")
     return z
-
-
-def _centered(centered: FloatArray, z: FloatArray, sets: Sets) -> float:
-    # An item that equals the mean has no direction left; rounding must not invent one for it.
-    norm, scale = np.linalg.norm(centered, axis=1), np.linalg.norm(z, axis=1)
-    directionless = norm <= 1e-12 * scale
-    if directionless[sets.complete[sets.index]].any():
-        return float("nan")
-    zhat = centered / np.where(directionless, 1.0, norm)[:, None]
-    return _mean(pair_distances(zhat, sets), sets)
 
 
 def _mean(per_set: FloatArray, sets: Sets) -> float:

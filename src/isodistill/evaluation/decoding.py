@@ -19,14 +19,24 @@ __all__ = ["Decoder", "ForwardDecoder"]
 
 
 class Decoder(Protocol):
-    """Rows of a batch in the middle of their generation; rows are numbered 0, 1, ... in the order they were added."""
+    """Rows of a batch in the middle of their generation; rows are numbered 0, 1, ... in the order they were added.
+
+    Attributes:
+        drafts: whether a row may be given more than one token in a step, and ``undo`` is there.
+    """
+
+    drafts: bool
 
     def prefill(self, prompts: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
         """Append one row per prompt; logits (n, V) and final hidden state (n, d) of each prompt's last token."""
         ...
 
-    def step(self, tokens: Sequence[int]) -> Tensor:
-        """Append one token to every row; the logits (rows, V) after it."""
+    def step(self, runs: Sequence[Sequence[int]]) -> Tensor:
+        """Append one token or more to every row; the logits (sum of the runs' lengths, V) after each of them."""
+        ...
+
+    def undo(self, counts: Sequence[int]) -> None:
+        """Take back the last ``counts[i]`` tokens of every row i."""
         ...
 
     def keep(self, order: Sequence[int]) -> None:
@@ -44,6 +54,8 @@ class ForwardDecoder:
     Raises:
         UserError: the model is an encoder-decoder, or keeps a recurrent state that rows cannot join or leave.
     """
+
+    drafts = False
 
     def __init__(self, model: PreTrainedModel) -> None:
         if model.config.is_encoder_decoder or model._is_stateful:
@@ -72,11 +84,14 @@ class ForwardDecoder:
         self._join(cache, mask)
         return logits, captured[0]
 
-    def step(self, tokens: Sequence[int]) -> Tensor:
-        """See ``Decoder.step``."""
+    def step(self, runs: Sequence[Sequence[int]]) -> Tensor:
+        """See ``Decoder.step``; one token a row."""
         positions = self._mask.sum(1, keepdim=True)
         self._mask = torch.cat([self._mask, torch.ones_like(positions)], dim=1)
-        return self._forward(torch.tensor(tokens, device=self._device)[:, None], self._mask, positions, self._cache)
+        return self._forward(torch.tensor(runs, device=self._device), self._mask, positions, self._cache)
+
+    def undo(self, counts: Sequence[int]) -> None:
+        """Nothing to take back: ``drafts`` is False, since a left-padded cache cannot be cut row by row."""
 
     def keep(self, order: Sequence[int]) -> None:
         """See ``Decoder.keep``; columns that are padding in every row that stays are dropped too."""

@@ -1,7 +1,8 @@
 """Batched generation: finished rows leave the batch, waiting prompts take their place.
 
-Prompts are taken longest first, so that those computed together have nearly one length. Greedy by default; with a
-temperature every prompt draws from a random stream of its own, so what is in the batch beside it changes nothing but
+Prompts are taken longest first, so that those computed together have nearly one length. Greedy by default, with the
+next tokens guessed from earlier answers and checked in one forward (``Drafts``), which leaves the answer as it is; with
+a temperature every prompt draws from a random stream of its own, so what is in the batch beside it changes nothing but
 rounding.
 """
 
@@ -23,6 +24,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from isodistill.errors import UserError
 from isodistill.evaluation.decoding import Decoder, ForwardDecoder
+from isodistill.evaluation.drafts import Drafts
 from isodistill.evaluation.llama import LlamaDecoder, why_not_llama
 
 __all__ = ["Generation", "generate", "merged_copy"]
@@ -38,27 +40,53 @@ class Generation:
     """What the model answered to one prompt.
 
     Attributes:
-        tokens: the new tokens, without the one that ended the answer.
-        text: ``tokens`` decoded, without special tokens.
-        finish: ``eos`` when the model ended its answer, ``length`` when it was cut at ``max_new_tokens``.
+        tokens: the new tokens, without the stop token; a stop string that ended the answer is still among them.
+        text: ``tokens`` decoded, without special tokens, up to the first stop string.
+        finish: ``eos`` when a stop token or a stop string ended the answer, ``length`` when it was cut at
+            ``max_new_tokens``.
         hidden: hidden state (d,) of the last prompt token, last layer after the final norm, fp32 (specs: z of the LCS).
+        watched: (T, W) for every token chosen, the ending one included, the logits there of the W tokens watched, fp32.
     """
 
     tokens: list[int]
     text: str
     finish: Literal["eos", "length"]
     hidden: np.ndarray | None
+    watched: np.ndarray
+
+
+@dataclass(frozen=True)
+class _Ending:
+    """What ends an answer: one of the tokens ``ids``, one of ``strings`` in the text, or ``max_new_tokens``."""
+
+    ids: frozenset[int]
+    strings: Sequence[str]
+    max_new_tokens: int
+    decode: Callable[[list[int]], str]
+
+    def cut(self, tokens: list[int]) -> str | None:
+        """The text of ``tokens`` up to its first stop string; None where there is none."""
+        if not self.strings:
+            return None
+        text = self.decode(tokens)
+        ends = [text.find(string) for string in self.strings if string in text]
+        return text[: min(ends)] if ends else None
 
 
 @dataclass
 class _Row:
-    """A prompt on its way: its place in the caller's list, its random stream, and what it has answered so far."""
+    """A prompt on its way: its place in the caller's list, its random stream, and what it has answered so far.
+
+    Attributes:
+        tokens: of the answer, the one that ends it included.
+    """
 
     index: int
     prompt: Sequence[int]
     rng: np.random.Generator | None = None
     hidden: np.ndarray | None = None
     tokens: list[int] = field(default_factory=list)
+    watched: list[np.ndarray] = field(default_factory=list)
     finish: Literal["eos", "length"] = "length"
 
 
@@ -70,8 +98,10 @@ def generate(
     max_new_tokens: int,
     batch_size: int = 64,
     stop_ids: Sequence[int] | None = None,
+    stop_strings: Sequence[str] = (),
     temperature: float = 0.0,
     seeds: Sequence[int] | None = None,
+    watch: Sequence[int] = (),
     on_done: Callable[[int, Generation], None] | None = None,
 ) -> list[Generation]:
     """Answer every prompt; the answers come in the order of the prompts.
@@ -86,19 +116,27 @@ def generate(
         max_new_tokens: most new tokens per answer, the ending token included.
         batch_size: most prompts answered at a time.
         stop_ids: tokens that end an answer; default those of ``model.generation_config`` and the tokenizer's eos.
+        stop_strings: texts that end an answer too, wherever the borders of tokens lie.
         temperature: 0 takes the likeliest token; above 0 samples from softmax(logits / temperature).
         seeds: one per prompt, needed with a temperature.
+        watch: tokens whose logits are kept at every step.
         on_done: called with (index, answer) as soon as an answer is finished, in no particular order. What it raises
             ends the generation and reaches the caller.
 
     Raises:
         UserError: an empty prompt, a prompt that leaves no room for ``max_new_tokens`` in the model's context, a
-            negative temperature, seeds missing or not one per prompt, or a model that is not decoder-only.
+            negative temperature, seeds missing or not one per prompt, an empty stop string, or a model that is
+            not decoder-only.
     """
-    _check(model, prompts, max_new_tokens, batch_size, temperature, seeds)
+    _check(model, prompts, max_new_tokens, batch_size, temperature, seeds, stop_strings)
     if not prompts:
         return []
-    stops = frozenset(_default_stop_ids(model, tokenizer) if stop_ids is None else stop_ids)
+    ending = _Ending(
+        frozenset(_default_stop_ids(model, tokenizer) if stop_ids is None else stop_ids),
+        stop_strings,
+        max_new_tokens,
+        lambda tokens: tokenizer.decode(tokens, skip_special_tokens=True),
+    )
     waiting = [_Row(i, prompt) for i, prompt in enumerate(prompts)]
     if temperature > 0 and seeds is not None:
         for row, seed in zip(waiting, seeds, strict=True):
@@ -106,11 +144,11 @@ def generate(
     waiting.sort(key=lambda row: len(row.prompt))
     done: dict[int, Generation] = {}
     with torch.no_grad(), _evaluating(model):
-        for row in _finished(
-            _decoder(model, prompts, batch_size), waiting, batch_size, max_new_tokens, stops, temperature
-        ):
-            text = tokenizer.decode(row.tokens, skip_special_tokens=True)
-            done[row.index] = Generation(row.tokens, text, row.finish, row.hidden)
+        for row in _finished(_decoder(model, prompts, batch_size), waiting, batch_size, temperature, ending, watch):
+            tokens = row.tokens[:-1] if row.tokens[-1] in ending.ids else row.tokens
+            text = ending.cut(tokens)
+            text = ending.decode(tokens) if text is None else text
+            done[row.index] = Generation(tokens, text, row.finish, row.hidden, np.stack(row.watched))
             if on_done is not None:
                 on_done(row.index, done[row.index])
     return [done[i] for i in range(len(prompts))]
@@ -132,6 +170,7 @@ def _check(
     batch_size: int,
     temperature: float,
     seeds: Sequence[int] | None,
+    stop_strings: Sequence[str],
 ) -> None:
     if max_new_tokens < 1 or batch_size < 1:
         raise UserError(f"max_new_tokens is {max_new_tokens} and batch_size {batch_size}: both must be at least 1.")
@@ -140,6 +179,8 @@ def _check(
     if temperature > 0 and (seeds is None or len(seeds) != len(prompts)):
         given = "no" if seeds is None else len(seeds)
         raise UserError(f"Sampling needs one seed per prompt: there are {len(prompts)} prompts and {given} seeds.")
+    if isinstance(stop_strings, str) or "" in stop_strings:
+        raise UserError(f"stop_strings is {stop_strings!r}: give a list of texts, none of them empty.")
     context = getattr(model.config.get_text_config(), "max_position_embeddings", math.inf)
     for i, prompt in enumerate(prompts):
         if not prompt:
@@ -192,33 +233,63 @@ def _finished(
     decoder: Decoder,
     waiting: list[_Row],
     batch_size: int,
-    max_new_tokens: int,
-    stops: frozenset[int],
     temperature: float,
+    ending: _Ending,
+    watch: Sequence[int],
 ) -> Iterator[_Row]:
     """Run all of ``waiting``, from its end, through the decoder; each row as soon as it is finished."""
     rows: list[_Row] = []
+    drafts = Drafts() if decoder.drafts and temperature == 0 else None
+    columns: Tensor | None = None
     while rows or waiting:
-        logits = [decoder.step([row.tokens[-1] for row in rows])] if rows else []
+        guesses: list[list[int]] = [[] for _ in rows]
+        if drafts is not None:
+            guesses = [
+                drafts.guess([*row.prompt, *row.tokens], ending.max_new_tokens - len(row.tokens) - 1) for row in rows
+            ]
+        runs = [[row.tokens[-1], *guess] for row, guess in zip(rows, guesses, strict=True)]
+        logits = [decoder.step(runs)] if rows else []
         for group in _admitted(waiting, len(rows), batch_size):
             first, hidden = decoder.prefill([row.prompt for row in group])
             logits.append(first)
             for row, z in zip(group, hidden.float().cpu().numpy(), strict=True):
                 row.hidden = z
+                if drafts is not None:
+                    drafts.learn(row.prompt, len(row.prompt))
             rows += group
-        alive = []
-        for row, token in zip(rows, _choose(torch.cat(logits), temperature, [r.rng for r in rows]), strict=True):
-            if token in stops:
-                row.finish = "eos"
-            else:
-                row.tokens.append(token)
-            alive.append(token not in stops and len(row.tokens) < max_new_tokens)
+            guesses += [[] for _ in group]
+        scores = torch.cat(logits)
+        if columns is None:
+            columns = torch.tensor(watch, dtype=torch.long, device=scores.device)
+        seen = iter(scores[:, columns].float().cpu().numpy())
+        chosen = iter(_choose(scores, temperature, [row.rng for row in rows]))
+        alive, undone = [], []
+        for row, guess in zip(rows, guesses, strict=True):
+            taken = _take(row, [next(chosen) for _ in range(len(guess) + 1)], guess, ending)
+            row.watched += [next(seen) for _ in range(len(guess) + 1)][:taken]
+            if drafts is not None:
+                drafts.learn([*row.prompt, *row.tokens], taken)
+            undone.append(len(guess) + 1 - taken)
+            alive.append(row.finish == "length" and len(row.tokens) < ending.max_new_tokens)
             if not alive[-1]:
                 yield row
+        if any(undone):
+            decoder.undo(undone)
         if not all(alive):
             order = _compacted(alive)
             decoder.keep(order)
             rows = [rows[i] for i in order]
+
+
+def _take(row: _Row, chosen: list[int], guess: list[int], ending: _Ending) -> int:
+    """Give a row the tokens chosen after its last one and after each guess, as far as guesses were right; how many."""
+    for taken, (token, guessed) in enumerate(zip(chosen, [*guess, None], strict=True), start=1):
+        row.tokens.append(token)
+        if token in ending.ids or ending.cut(row.tokens) is not None:
+            row.finish = "eos"
+        if row.finish == "eos" or token != guessed:
+            return taken
+    raise AssertionError("the last guess is None, which no token equals")
 
 
 def _admitted(waiting: list[_Row], active: int, batch_size: int) -> Iterator[list[_Row]]:

@@ -47,6 +47,8 @@ def why_not_llama(model: PreTrainedModel) -> str | None:
 class LlamaDecoder:
     """See ``Decoder``; a row lives in one slot of the cache, and slots 0, 1, ... are the active rows.
 
+    Several tokens a row cost one reading of the weights and of its cache, so drafts pay: see ``Drafts``.
+
     Holds a packed copy of the linear weights, and keys and values of slots * n_kv * (longest row) * head_dim per layer.
 
     Args:
@@ -54,6 +56,8 @@ class LlamaDecoder:
         slots: most rows at a time.
         prefix: tokens that every prompt begins with; each prompt must be longer.
     """
+
+    drafts = True
 
     def __init__(self, model: PreTrainedModel, slots: int, prefix: Sequence[int] = ()) -> None:
         config, body = model.config, model.model
@@ -82,16 +86,26 @@ class LlamaDecoder:
         last = self._rms_norm(hidden[torch.arange(n, device=self._device), lengths - start - 1], self._norm)
         return self._head(last), last
 
-    def step(self, tokens: Sequence[int]) -> Tensor:
-        """See ``Decoder.step``."""
-        positions = self._lengths[:, None]
-        self._fit(int(positions.max()) + 1)
+    def step(self, runs: Sequence[Sequence[int]]) -> Tensor:
+        """See ``Decoder.step``. Runs of different length share the linear products; only attention pads them."""
+        counts = torch.tensor([len(run) for run in runs], device=self._device)
+        offsets = torch.arange(int(counts.max()), device=self._device)
+        positions = self._lengths[:, None] + offsets
+        at = (offsets < counts[:, None]).flatten().nonzero()[:, 0]
+        self._fit(int((self._lengths + counts).max()))
         # Over the whole capacity: the batched products copy a cache that is cut.
-        unseen = torch.arange(self._capacity, device=self._device) > positions
-        bias = self._bias(unseen).repeat_interleave(self._n_kv, 0)[:, None]
-        hidden = self._forward(torch.tensor(tokens, device=self._device)[:, None], positions, 0, bias)
-        self._lengths = self._lengths + 1
-        return self._head(self._rms_norm(hidden[:, 0], self._norm))
+        bias = self._bias(torch.arange(self._capacity, device=self._device) > positions[:, :, None])
+        bias = bias.repeat_interleave(self._n_kv, 0)
+        if len(offsets) > 1:
+            bias = bias.repeat_interleave(self._n_heads // self._n_kv, 1)
+        tokens = torch.tensor([token for run in runs for token in run], device=self._device)
+        hidden = self._forward(tokens, positions, 0, bias, at)
+        self._lengths = self._lengths + counts
+        return self._head(self._rms_norm(hidden, self._norm))
+
+    def undo(self, counts: Sequence[int]) -> None:
+        """See ``Decoder.undo``; what is cached beyond a row's end is never read."""
+        self._lengths = self._lengths - torch.tensor(counts, device=self._device)
 
     def keep(self, order: Sequence[int]) -> None:
         """See ``Decoder.keep``; only rows that change their slot are copied."""
@@ -118,37 +132,50 @@ class LlamaDecoder:
         for chunk in tokens.split(_CHUNK, dim=1):
             positions = torch.arange(start, start + chunk.shape[1], device=self._device)
             start += chunk.shape[1]
-            bias = self._bias(torch.arange(start, device=self._device) > positions[:, None])
+            # Over whole blocks: the softmax in bf16 is three times slower over a length that is no multiple of 32.
+            length = _whole_blocks(start)
+            bias = self._bias(torch.arange(length, device=self._device) > positions[:, None])
             bias = bias.repeat_interleave(self._n_heads // self._n_kv, 0)[None]
-            hidden.append(self._forward(chunk, positions.expand(len(chunk), -1), first, bias))
+            at = torch.arange(chunk.numel(), device=self._device)
+            out = self._forward(chunk.flatten(), positions.expand(len(chunk), -1), first, bias, at)
+            hidden.append(out.view(*chunk.shape, -1))
         return torch.cat(hidden, dim=1)
 
-    def _forward(self, tokens: Tensor, positions: Tensor, first: int, bias: Tensor) -> Tensor:
-        """Hidden states (n, T, d), before the final norm, of tokens (n, T) at ``positions`` (n, T).
+    def _forward(self, tokens: Tensor, positions: Tensor, first: int, bias: Tensor, at: Tensor) -> Tensor:
+        """Hidden states (m, d), before the final norm, of tokens (m,).
 
-        Row i is slot first + i. ``bias`` is added to the attention scores (n * n_kv, T * group, L) over the first L
-        cached positions; it broadcasts to their shape.
+        Token j stands at place ``at[j]`` (ascending) of the flattened ``positions`` (n, T), whose row i is slot
+        first + i. ``bias`` is added to the attention scores (n * n_kv, T * group, L) over the first L cached positions;
+        it broadcasts to their shape.
         """
-        n, width = tokens.shape
-        heads = torch.arange(first * self._n_kv, (first + n) * self._n_kv, device=self._device).view(n, 1, self._n_kv)
-        cells = (heads * self._capacity + positions[:, :, None]).flatten()
+        n, width = positions.shape
         rows, length = slice(first * self._n_kv, (first + n) * self._n_kv), bias.shape[-1]
-        cos, sin = (x[positions][:, :, None] for x in (self._cos, self._sin))
+        places = positions.flatten()[at]
+        heads = (first + at[:, None] // width) * self._n_kv + torch.arange(self._n_kv, device=self._device)
+        cells = (heads * self._capacity + places[:, None]).flatten()
+        cos, sin = (x[places][:, None] for x in (self._cos, self._sin))
         h = F.embedding(tokens, self._embedding)
         for layer in self._layers:
-            qkv = layer.qkv(self._rms_norm(h, layer.norm_1)).view(n, width, -1, self._head_dim)
-            qk, v = qkv.split([self._n_heads + self._n_kv, self._n_kv], dim=2)
+            qkv = layer.qkv(self._rms_norm(h, layer.norm_1)).view(len(tokens), -1, self._head_dim)
+            qk, v = qkv.split([self._n_heads + self._n_kv, self._n_kv], dim=1)
             qk = torch.addcmul(qk * cos, qk.roll(self._head_dim // 2, -1), sin)
-            q, k = qk.split([self._n_heads, self._n_kv], dim=2)
+            q, k = qk.split([self._n_heads, self._n_kv], dim=1)
             layer.k.view(-1, self._head_dim).index_copy_(0, cells, k.reshape(-1, self._head_dim))
             layer.v.view(-1, self._head_dim).index_copy_(0, cells, v.reshape(-1, self._head_dim))
-            h = h + layer.o(self._attend(q, layer.k[rows, :length], layer.v[rows, :length], bias))
+            if len(at) < n * width:
+                q = q.new_zeros(n * width, self._n_heads, self._head_dim).index_copy_(0, at, q)
+            out = self._attend(
+                q.view(n, width, -1, self._head_dim), layer.k[rows, :length], layer.v[rows, :length], bias
+            )
+            if len(at) < n * width:
+                out = out[at]
+            h = h + layer.o(out)
             gate, up = layer.gate_up(self._rms_norm(h, layer.norm_2)).chunk(2, dim=-1)
             h = h + layer.down(F.silu(gate).mul_(up))
         return h
 
     def _attend(self, q: Tensor, k: Tensor, v: Tensor, bias: Tensor) -> Tensor:
-        """softmax(q k' / sqrt(head_dim) + bias) v, (n, T, n_heads * head_dim), of q (n, T, n_heads, head_dim).
+        """softmax(q k' / sqrt(head_dim) + bias) v, (n * T, n_heads * head_dim), of q (n, T, n_heads, head_dim).
 
         Two batched products, the queries of one group below each other: half the time of
         ``scaled_dot_product_attention`` on a CPU, which is made for longer rows.
@@ -157,7 +184,7 @@ class LlamaDecoder:
         grouped = q.unflatten(2, (self._n_kv, -1)).transpose(1, 2).reshape(n * self._n_kv, -1, self._head_dim)
         scores = torch.baddbmm(bias, grouped, k.transpose(1, 2), alpha=self._head_dim**-0.5)
         out = torch.bmm(scores.softmax(-1), v).view(n, self._n_kv, width, -1)
-        return out.transpose(1, 2).reshape(n, width, -1)
+        return out.transpose(1, 2).reshape(n * width, -1)
 
     def _bias(self, unseen: Tensor) -> Tensor:
         """-inf where a position must not be seen, else 0."""
@@ -173,7 +200,7 @@ class LlamaDecoder:
     def _fit(self, length: int) -> None:
         """Give the cache room for ``length`` positions and every row; take back what is more than twice as much."""
         longest = max([length, *self._lengths.tolist()])
-        wanted = -(-longest // _BLOCK) * _BLOCK
+        wanted = _whole_blocks(longest)
         if wanted <= self._capacity <= 2 * wanted:
             return
         kept, self._capacity = min(self._capacity, wanted), wanted
@@ -226,6 +253,10 @@ def _can_pack(weight: Tensor) -> bool:
     if weight.dtype == torch.bfloat16:
         return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
     return weight.dtype == torch.float32
+
+
+def _whole_blocks(length: int) -> int:
+    return -(-length // _BLOCK) * _BLOCK
 
 
 def _resized(cache: Tensor, kept: int, length: int) -> Tensor:

@@ -14,7 +14,7 @@ from fractions import Fraction
 
 from isodistill.data.rows import AnswerType
 
-__all__ = ["PARSER_VERSION", "canon", "number_value", "parse_answer", "read_answer"]
+__all__ = ["PARSER_VERSION", "answer_start", "canon", "number_value", "parse_answer", "read_answer"]
 
 PARSER_VERSION = "1"
 
@@ -30,6 +30,7 @@ _END = re.compile(r"""\n|</?\w+>|<\||(?<!\bRs)[.!?](?=[\s*_"')\]]|$)""")
 _UPRIGHT = re.compile(r"\\(?:text|mathrm|mathbf|textbf)\s*\{([^{}]*)\}")
 _AROUND = " \t*_`\"'“”‘’$"
 _AFTER = ".,;:!?" + _AROUND
+_WORD = re.compile(r"\w")
 _NOT = re.compile(r"not\b", re.IGNORECASE)
 
 _MAX_DIGITS = 100  # a longer run of digits is a model that repeats itself, and Python refuses to convert very long ones
@@ -70,10 +71,19 @@ def parse_answer(output: str, answer_type: AnswerType, choices: Sequence[str] | 
     Returns:
         The answer as `read_answer` gives it; None when nothing is marked or no mark holds such an answer.
     """
-    for text in _marked_texts(output):
+    for _, text in _marked_texts(output):
         answer = read_answer(text, answer_type, choices)
         if answer is not None:
             return answer
+    return None
+
+
+def answer_start(output: str, answer_type: AnswerType, choices: Sequence[str] | None = None) -> int | None:
+    """Where in ``output`` the answer that `parse_answer` finds begins: its first letter or digit; None without one."""
+    for start, text in _marked_texts(output):
+        if read_answer(text, answer_type, choices) is not None:
+            first = _WORD.search(text)
+            return start + (first.start() if first else 0)
     return None
 
 
@@ -127,20 +137,21 @@ def number_value(number: str) -> Fraction | None:
     return None if normal is None else Fraction(normal)
 
 
-def _marked_texts(output: str) -> Iterator[str]:
-    """What follows each mark, last mark first, up to the end of its sentence, line or tag."""
+def _marked_texts(output: str) -> Iterator[tuple[int, str]]:
+    """Place and text of what follows each mark, last mark first, up to the end of its sentence, line or tag."""
     for mark in reversed(list(_MARK.finditer(output))):
         rest = output[mark.end() :]
         if mark["box"]:
             boxed = _up_to_closing_brace(rest)
             if boxed is not None:
-                yield boxed
+                yield mark.end(), boxed
             continue
         rest = rest.lstrip()
+        start = len(output) - len(rest)
         end = _END.search(rest)
         text = rest if end is None else rest[: end.start()]
         if "\\boxed" not in text:  # the box is a mark of its own
-            yield text
+            yield start, text
 
 
 def _up_to_closing_brace(text: str) -> str | None:

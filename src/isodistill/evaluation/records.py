@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 import logging
 import os
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Mapping, Sequence
+from dataclasses import MISSING, asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
@@ -31,7 +31,7 @@ class Record:
         tier: of the method where it has tiers, such as f or ts; else None.
         stage: before or after training.
         split: the test split.
-        item_id: the row's id; unique within run, stage and split.
+        item_id: the row's id; unique within run, stage, split and sample.
         set_id: the row's set, None for a row without one.
         structure_id: the logical template, if known.
         domain: the surface, None when the data have one surface only.
@@ -51,6 +51,9 @@ class Record:
         outcome: correct, wrong, truncated or unparsed.
         parser_version: of the rules that found the answer.
         sampling: decoding settings, such as temperature and max_new_tokens.
+        sample: which of the item's drawn answers this is, 0, 1, ...; 0 when decoding greedily.
+        pi: probabilities of the canonical answer options in their structural order (see ``options``); None for an item
+            without options, and in records of versions that did not measure it.
     """
 
     run_id: str
@@ -78,9 +81,12 @@ class Record:
     outcome: Outcome
     parser_version: str
     sampling: Mapping[str, Any]
+    sample: int = 0
+    pi: Sequence[float] | None = None
 
 
 _FIELDS = frozenset(field.name for field in fields(Record))
+_REQUIRED = frozenset(field.name for field in fields(Record) if field.default is MISSING)
 
 
 class PredictionLog:
@@ -134,9 +140,9 @@ class PredictionLog:
         with self.path.open("rb") as file:
             return [_record(line, f"{self.path}, line {number}") for number, line in enumerate(file, start=1)]
 
-    def done(self, stage: Stage, split: str) -> set[str]:
-        """Ids of the items of a split that have been answered at a stage."""
-        return {record.item_id for record in self.read() if record.stage == stage and record.split == split}
+    def done(self, stage: Stage, split: str) -> set[tuple[str, int]]:
+        """Item and sample of every answer that a split has at a stage."""
+        return {(r.item_id, r.sample) for r in self.read() if r.stage == stage and r.split == split}
 
     def _cut_partial_line(self) -> None:
         content = self.path.read_bytes()
@@ -152,8 +158,8 @@ def _record(line: bytes, where: str) -> Record:
         values = json.loads(line)
     except ValueError as error:
         raise UserError(f"{where} is not a JSON record ({error}). {remedy}") from error
-    if not isinstance(values, dict) or values.keys() != _FIELDS:
-        wrong = sorted(_FIELDS.symmetric_difference(values)) if isinstance(values, dict) else ["all"]
+    if not isinstance(values, dict) or not _REQUIRED <= values.keys() <= _FIELDS:
+        wrong = sorted(_REQUIRED - values.keys() | values.keys() - _FIELDS) if isinstance(values, dict) else ["all"]
         raise UserError(f"{where} is not a record of this version (missing or unknown: {', '.join(wrong)}). {remedy}")
     if values["outcome"] not in OUTCOMES:
         raise UserError(f"{where}: outcome {values['outcome']!r} is none of {', '.join(OUTCOMES)}. {remedy}")

@@ -14,11 +14,10 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from isodistill.errors import UserError
-from isodistill.evaluation.accuracy import solved_sets
-from isodistill.evaluation.consistency import lcs_centered, lcs_domain_centered, lcs_random
-from isodistill.evaluation.measures import Measures, Split, measures, split_of
+from isodistill.evaluation.accuracy import pass_at_k, solved_sets
+from isodistill.evaluation.measures import Split, measures, split_of
 from isodistill.evaluation.records import Record
-from isodistill.evaluation.sets import FloatArray, ratio
+from isodistill.evaluation.sets import FloatArray, codes
 from isodistill.evaluation.statistics import (
     MIN_SEEDS,
     Statistic,
@@ -26,6 +25,7 @@ from isodistill.evaluation.statistics import (
     mcnemar,
     paired_difference,
     percentile_interval,
+    ratio_of_sums,
     two_level_difference,
 )
 
@@ -34,12 +34,11 @@ __all__ = ["Representations", "compare", "compare_seeds", "comparison_json", "js
 Representations: TypeAlias = Mapping[str, Any]
 """Item id -> hidden state (d,) of the last prompt token."""
 
-_POINTS = (
+_METRICS = (
     *("acc_macro", "acc_worst", "acc_gap", "all_correct", "any_correct", "transfer"),
     *("agreement", "agreement_wrong", "cons_given_correct"),
+    *("lcs", "lcs_random", "lcs_ratio", "lcs_centered", "lcs_domain_centered", "lcs_js"),
 )
-_WITH_INTERVAL = (*_POINTS, "lcs")
-_DIFFERENCES = (*_WITH_INTERVAL, "lcs_ratio")
 
 
 def split_results(
@@ -53,6 +52,7 @@ def split_results(
 
     Args:
         records: of one run, one stage and one split. Items without a set count for the accuracies as their own cluster.
+            With several answers per item every metric is the mean over the samples.
         representations: hidden states of at least the items of complete sets; None leaves the LCS family null.
         resamples: of the cluster bootstrap behind every ``_ci95`` (percentile, over sets).
         seed: of the bootstrap.
@@ -60,34 +60,39 @@ def split_results(
     Returns:
         All keys always, null where undefined. ``n_sets`` counts the complete sets, which the metrics of
         sets are taken over; ``n_incomplete_sets`` the others. ``truncated``, ``unparsed`` and ``wrong`` are shares of
-        all items.
+        all answers. ``pass_at_k`` (mean of the domains) is null for one answer per item, else k -> number for the
+        powers of two up to n and n = ``n_samples``.
 
     Raises:
-        UserError: no records, an item twice, or a missing representation.
+        UserError: no records, an item twice, items with unequally many answers, or a missing representation.
     """
-    split = split_of(records, representations)
-    numbers = measures(split, random_pairs=False)
-    value = numbers.named(_once(numbers))
-    samples = bootstrap(numbers, numbers.n_clusters, resamples=resamples, seed=seed)
-    interval = numbers.named(percentile_interval(samples))
+    samples = _samples(records, representations)
+    split, numbers = samples[0], [measures(sample) for sample in samples]
+    n_clusters, named_values = numbers[0].n_clusters, numbers[0].named
+    mean = _mean_of(numbers)
+    value = named_values(_once(mean, n_clusters))
+    interval = named_values(percentile_interval(bootstrap(mean, n_clusters, resamples=resamples, seed=seed)))
     named, complete = split.sets.named, split.sets.complete
-    tokens = [record.n_new_tokens for record in split.records]
+    tokens = [record.n_new_tokens for record in records]
+    passed, passed_interval = _pass_at_k(samples, resamples, seed)
     return _json_ready(
         {
             "n_items": len(split.records),
             "n_sets": int(complete.sum()),
             "n_incomplete_sets": int((named & ~complete).sum()),
-            **{name: value[name] for name in _POINTS},
-            **{f"{name}_ci95": interval[name] for name in _WITH_INTERVAL},
+            "n_samples": len(samples),
+            **{name: value[name] for name in _METRICS},
+            **{f"{name}_ci95": interval[name] for name in _METRICS},
             "acc_by_domain": value["acc_by_domain"],
             "acc_by_domain_ci95": interval["acc_by_domain"],
             **{
-                outcome: float(np.mean([record.outcome == outcome for record in split.records]))
+                outcome: float(np.mean([record.outcome == outcome for record in records]))
                 for outcome in ("truncated", "unparsed", "wrong")
             },
             "tokens_median": float(np.median(tokens)),
             "tokens_p95": float(np.percentile(tokens, 95)),
-            **_representation_metrics(split, value["lcs"]),
+            "pass_at_k": passed,
+            "pass_at_k_ci95": passed_interval,
         }
     )
 
@@ -107,15 +112,15 @@ def compare(
     Args:
         baseline_records: of one run and one stage, all splits.
         method_records: likewise; the same items.
-        baseline_representations: hidden states of the baseline's items; without both, lcs and lcs_ratio are null.
+        baseline_representations: hidden states of the baseline's items; without both, the LCS family is null.
         method_representations: likewise of the method.
         resamples: of the bootstrap.
         seed: of the bootstrap.
 
     Returns:
-        For each split ``[difference, low, high]`` (95 %) of acc_macro, acc_worst, all_correct, agreement,
-        cons_given_correct, lcs and lcs_ratio, of each domain under ``acc_by_domain``, and ``mcnemar_all_correct``, the
-        exact test on complete sets: b solved in every domain by the baseline only, c by the method only. ``p`` has the
+        For each split ``[difference, low, high]`` (95 %) of every metric that has an interval in results.json, of each
+        domain under ``acc_by_domain``, and ``mcnemar_all_correct``, the exact test on complete sets: b solved in every
+        domain by the baseline only, c by the method only; null with several answers per item. ``p`` has the
         bootstrap's two-sided p of each metric. Undefined differences are null, and their p is 1.
 
     Raises:
@@ -163,7 +168,7 @@ def compare_seeds(
     out = {}
     for name in names:
         splits = [
-            split_of([record for record in run if record.split == name], mapping)
+            _samples([record for record in run if record.split == name], mapping)
             for run, mapping in zip(runs, states, strict=True)
         ]
         out[name] = _differences(splits[: len(baselines)], splits[len(baselines) :], resamples, seed)
@@ -189,21 +194,22 @@ def json_text(content: Mapping[str, Any]) -> str:
     return json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
 
 
-def _differences(baselines: list[Split], methods: list[Split], resamples: int, seed: int) -> dict[str, Any]:
-    for split in (*baselines[1:], *methods):
-        _check_same_items(baselines[0], split)
-    with_states = all(split.states is not None for split in (*baselines, *methods))
-    base = [measures(split, random_pairs=with_states) for split in baselines]
-    method = [measures(split, random_pairs=with_states) for split in methods]
-    n = base[0].n_clusters
+def _differences(baselines: list[list[Split]], methods: list[list[Split]], resamples: int, seed: int) -> dict[str, Any]:
+    """Of runs, each given by its samples of one split."""
+    for run in (*baselines[1:], *methods):
+        _check_same_items(baselines[0][0], run[0])
+    first = measures(baselines[0][0])
+    base, method = ([_mean_of([measures(s) for s in run]) for run in side] for side in (baselines, methods))
+    n = first.n_clusters
     if len(method) >= MIN_SEEDS:
         numbers = two_level_difference(base, method, n, resamples=resamples, seed=seed)
     else:
         numbers = paired_difference(_mean_of(base), _mean_of(method), n, resamples=resamples, seed=seed)
-    value, p = base[0].named(numbers[:, :3]), base[0].named(numbers[:, 3])
-    out = {name: value[name] for name in _DIFFERENCES} | {"acc_by_domain": value["acc_by_domain"]}
-    out["p"] = {name: float(p[name]) for name in _DIFFERENCES}
-    out["mcnemar_all_correct"] = _mcnemar(baselines[0], methods[0]) if len(methods) == 1 else None
+    value, p = first.named(numbers[:, :3]), first.named(numbers[:, 3])
+    out = {name: value[name] for name in _METRICS} | {"acc_by_domain": value["acc_by_domain"]}
+    out["p"] = {name: float(p[name]) for name in _METRICS}
+    single = len(methods) == 1 and len(baselines[0]) == len(methods[0]) == 1
+    out["mcnemar_all_correct"] = _mcnemar(baselines[0][0], methods[0][0]) if single else None
     return _json_ready(out)
 
 
@@ -215,6 +221,46 @@ def _mcnemar(baseline: Split, method: Split) -> dict[str, Any] | None:
         for split in (baseline, method)
     ]
     return mcnemar(*solved)._asdict()
+
+
+def _samples(records: Sequence[Record], representations: Representations | None) -> list[Split]:
+    """The answers of one split, one `Split` for each sample."""
+    drawn = [[r for r in records if r.sample == sample] for sample in sorted({r.sample for r in records})]
+    splits = [split_of(sample, representations) for sample in drawn or [[]]]
+    if len({len(split.records) for split in splits}) > 1 or len({r.item_id for r in records}) > len(splits[0].records):
+        raise UserError(
+            f"The items of split {records[0].split!r} have unequally many answers (run {records[0].run_id!r}). "
+            "Run `isodistill evaluate` again; it answers what is missing."
+        )
+    return splits
+
+
+def _pass_at_k(samples: Sequence[Split], resamples: int, seed: int) -> tuple[dict[str, float] | None, Any]:
+    """pass@k, the mean of the domains, and its intervals, for k = 1, 2, 4, ... and n; None for a single sample."""
+    n, sets = len(samples), samples[0].sets
+    if n == 1:
+        return None, None
+    correct = np.array([[record.outcome == "correct" for record in split.records] for split in samples])
+    domain, names = codes(samples[0].domains)
+    members = [(domain == d).astype(np.float64) for d in range(len(names))]
+    ks = sorted({2**i for i in range(n.bit_length())} | {n})
+    passed = [np.array([pass_at_k(n, int(c), k) for c in correct.sum(axis=0)]) for k in ks]
+    by_domain = ratio_of_sums(
+        np.column_stack([sets.total(p * m) for p in passed for m in members]),
+        np.column_stack([sets.total(m) for _ in passed for m in members]),
+    )
+
+    def macro(weights: FloatArray) -> FloatArray:
+        means: FloatArray = by_domain(weights).reshape(len(weights), len(ks), len(names)).mean(axis=2)
+        return means
+
+    clusters = len(sets.size)
+    interval = percentile_interval(bootstrap(macro, clusters, resamples=resamples, seed=seed))
+    labels = [str(k) for k in ks]
+    return (
+        dict(zip(labels, _once(macro, clusters), strict=True)),
+        dict(zip(labels, interval, strict=True)),
+    )
 
 
 def _mean_of(statistics: Sequence[Statistic]) -> Statistic:
@@ -237,25 +283,9 @@ def _check_same_items(a: Split, b: Split) -> None:
         )
 
 
-def _representation_metrics(split: Split, lcs: float) -> dict[str, float]:
-    if split.states is None:
-        return dict.fromkeys(("lcs", "lcs_random", "lcs_ratio", "lcs_centered", "lcs_domain_centered"), float("nan"))
-    kept = np.flatnonzero(split.kept)
-    set_ids = [split.records[i].set_id for i in kept]
-    domains = [split.domains[i] for i in kept]
-    random = lcs_random(split.states, set_ids, domains)
-    return {
-        "lcs": lcs,
-        "lcs_random": random,
-        "lcs_ratio": float(ratio(lcs, random)),
-        "lcs_centered": lcs_centered(split.states, set_ids, domains),
-        "lcs_domain_centered": lcs_domain_centered(split.states, set_ids, domains),
-    }
-
-
-def _once(numbers: Measures) -> FloatArray:
+def _once(statistic: Statistic, n_clusters: int) -> FloatArray:
     """The values on the sets as they are."""
-    values: FloatArray = numbers(np.ones((1, numbers.n_clusters)))[0]
+    values: FloatArray = statistic(np.ones((1, n_clusters)))[0]
     return values
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
+import struct
 import sys
 from dataclasses import dataclass
 from importlib import metadata
@@ -146,8 +147,14 @@ def _from_gguf(gguf: Path) -> Path:
         folder = cache_folder() / f"{gguf.stem}-{hashlib.file_digest(file, 'sha256').hexdigest()[:12]}"
     if (folder / "config.json").exists():
         return folder
-    tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
-    model = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=torch.float32)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
+        model = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=torch.float32)
+    except (OSError, ValueError, IndexError, KeyError, struct.error) as error:
+        raise UserError(
+            f"{gguf} cannot be read as a GGUF file of a causal language model: {error}. It may be cut short, damaged, "
+            "or of a model that transformers does not read from GGUF; fetch it again or give a model folder."
+        ) from error
     # The quantisation note of the GGUF stays in the config otherwise, and save_pretrained cannot write it.
     config: dict[str, Any] = model.config.to_dict()
     config.pop("quantization_config", None)

@@ -7,12 +7,13 @@ Rows of a micro-batch are sorted by domain, so the tokens of a domain are one co
 
 cost together what the one summed gradient costs: the tokens are partitioned, not repeated (ours; see arXiv 2606.05025
 for the method that needs them). The frozen weight is cast to the compute dtype once, not at every forward. With
-``dense=True`` the backward also keeps G_k = D_k' X_k, the gradient of the effective weight W = W0 + s B A.
+``dense=True`` the backward also keeps G_k = D_k' X_k, the gradient of the effective weight W = W0 + s B A. Products are
+in the compute dtype, sums over micro-batches in fp32.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -23,7 +24,15 @@ from peft.tuners.lora import Linear as PeftLinear
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-__all__ = ["DomainGradients", "LoraLayer", "lora_layers", "segment_obstacles", "segmented_lora"]
+__all__ = [
+    "DomainAdapter",
+    "DomainGradients",
+    "LoraLayer",
+    "domain_adapters",
+    "lora_layers",
+    "segment_obstacles",
+    "segmented_lora",
+]
 
 
 @dataclass(frozen=True)
@@ -41,6 +50,10 @@ class LoraLayer:
         return self.B.shape[0], self.A.shape[1]
 
 
+def _nothing_to_recompute(domain: int) -> Tensor:
+    raise ValueError(f"gradients of domain {domain} were asked for again by an alignment without needs_recompute")
+
+
 @dataclass
 class DomainGradients:
     """fp32 gradients of every trainable tensor, one row per domain, accumulated over the micro-batches of a step.
@@ -49,16 +62,24 @@ class DomainGradients:
         flat: (K, P), all trainable entries of a domain side by side.
         views: name -> (K, *shape), windows into ``flat``.
         dense: layer name -> (K, m, n), gradients of the effective weights; empty unless asked for.
+        losses: (K,) mean token loss L_k of every domain in the step, fp64, whose gradient row k is.
+        recompute: k -> dL_k (P,) at the parameters as they stand now, over the whole step and all processes; overwrites
+            the buffers. Set where an alignment needs it.
         row_bounds: rows of the current micro-batch where each domain begins and ends, (K + 1,) ascending.
         n_tokens: rows times padded length of the current micro-batch.
+        half_tokens: (K, 2), trained tokens of the two halves of every domain in the step, where the buffers have two
+            rows per domain; None where they have one.
     """
 
     parameters: dict[str, nn.Parameter]
     flat: Tensor
     views: dict[str, Tensor]
     dense: dict[str, Tensor] = field(default_factory=dict)
+    losses: Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.float64))
+    recompute: Callable[[int], Tensor] = field(default=_nothing_to_recompute)
     row_bounds: list[int] = field(default_factory=list)
     n_tokens: int = 0
+    half_tokens: Tensor | None = None
 
     @classmethod
     def allocate(cls, model: nn.Module, n_domains: int, *, dense: bool = False) -> DomainGradients:
@@ -73,11 +94,13 @@ class DomainGradients:
             start += p.numel()
         layers = lora_layers(model) if dense else []
         buffers = {layer.name: torch.zeros(n_domains, *layer.shape, device=device) for layer in layers}
-        return cls(parameters, flat, views, buffers)
+        losses = torch.zeros(n_domains, dtype=torch.float64, device=device)
+        return cls(parameters, flat, views, buffers, losses)
 
     def zero(self) -> None:
         """Forget the step's gradients."""
         self.flat.zero_()
+        self.losses.zero_()
         for buffer in self.dense.values():
             buffer.zero_()
 
@@ -132,7 +155,7 @@ class _SegmentedLinear(torch.autograd.Function):
     """y = x W0' + b + s (x A') B'; the factors' gradients go to the domain buffers, not to ``.grad``."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, anchor: Tensor, W0: Tensor, bias: Tensor | None, layer: _Patched) -> Tensor:
+    def forward(ctx: Any, x: Tensor, anchor: Tensor, W0: Tensor, bias: Tensor | None, layer: DomainAdapter) -> Tensor:
         x = x.to(W0.dtype)
         A, B = layer.A.detach().to(W0.dtype), (layer.scale * layer.B.detach()).to(W0.dtype)
         h = F.linear(x, A)
@@ -145,7 +168,7 @@ class _SegmentedLinear(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
         x, h, A, B = ctx.saved_tensors
-        layer: _Patched = ctx.layer
+        layer: DomainAdapter = ctx.layer
         D = dy.reshape(-1, dy.shape[-1])
         dh = D @ B
         dx = None
@@ -158,7 +181,9 @@ class _SegmentedLinear(torch.autograd.Function):
 
 
 @dataclass
-class _Patched:
+class DomainAdapter:
+    """The factors of one adapted layer, and the buffers of their gradients by domain."""
+
     A: Tensor
     B: Tensor
     scale: float
@@ -170,6 +195,15 @@ class _Patched:
     @property
     def shape(self) -> tuple[int, int]:
         return self.B.shape[0], self.A.shape[1]
+
+    def add(self, domains: slice | list[int], grad_A: Tensor, grad_B: Tensor) -> None:
+        """Add dL/dA (K', r, n) and (1/s) dL/dB (K', m, r) to the buffers of the domains."""
+        if isinstance(domains, slice):
+            self.grad_A.add_(grad_A)
+            self.grad_B.add_(grad_B, alpha=self.scale)
+        else:
+            self.grad_A[domains] += grad_A
+            self.grad_B[domains] += self.scale * grad_B
 
     def accumulate(self, x: Tensor, h: Tensor, dh: Tensor, D: Tensor) -> None:
         n_tokens = self.gradients.n_tokens
@@ -186,7 +220,27 @@ class _Patched:
             self.grad_A[k].add_(dh[start:stop].T @ x[start:stop])
             self.grad_B[k].add_(D[start:stop].T @ h[start:stop], alpha=self.scale)
             if self.grad_W is not None:
-                self.grad_W[k].add_(D[start:stop].T.float() @ x[start:stop].float())
+                self.grad_W[k].add_(D[start:stop].T @ x[start:stop])
+
+
+def domain_adapters(model: nn.Module, gradients: DomainGradients) -> dict[int, DomainAdapter]:
+    """id of a peft linear of ``model`` -> its adapter with its windows into ``gradients``."""
+    names = {id(p): name for name, p in gradients.parameters.items()}
+    found = {}
+    for name, module in model.named_modules():
+        if isinstance(module, PeftLinear):
+            adapter = module.active_adapters[0]
+            A, B = module.lora_A[adapter].weight, module.lora_B[adapter].weight
+            found[id(module)] = DomainAdapter(
+                A,
+                B,
+                float(module.scaling[adapter]),
+                gradients.views[names[id(A)]],
+                gradients.views[names[id(B)]],
+                gradients.dense.get(name),
+                gradients,
+            )
+    return found
 
 
 @contextmanager
@@ -202,23 +256,12 @@ def segmented_lora(model: nn.Module, gradients: DomainGradients, dtype: torch.dt
     obstacles = segment_obstacles(model)
     if obstacles:
         raise ValueError("per-domain gradients in one backward are not possible: " + "; ".join(obstacles))
-    names = {id(p): name for name, p in gradients.parameters.items()}
+    adapters = domain_adapters(model, gradients)
     patched: list[PeftLinear] = []
     try:
-        for name, module in model.named_modules():
+        for module in model.modules():
             if isinstance(module, PeftLinear):
-                adapter = module.active_adapters[0]
-                A, B = module.lora_A[adapter].weight, module.lora_B[adapter].weight
-                layer = _Patched(
-                    A,
-                    B,
-                    float(module.scaling[adapter]),
-                    gradients.views[names[id(A)]],
-                    gradients.views[names[id(B)]],
-                    gradients.dense.get(name),
-                    gradients,
-                )
-                _patch(module, layer, dtype)
+                _patch(module, adapters[id(module)], dtype)
                 patched.append(module)
         yield
     finally:
@@ -226,7 +269,7 @@ def segmented_lora(model: nn.Module, gradients: DomainGradients, dtype: torch.dt
             del module.forward
 
 
-def _patch(module: PeftLinear, layer: _Patched, dtype: torch.dtype) -> None:
+def _patch(module: PeftLinear, layer: DomainAdapter, dtype: torch.dtype) -> None:
     base = module.base_layer
     W0 = base.weight.detach().to(dtype)
     bias = None if base.bias is None else base.bias.detach().to(dtype)
@@ -250,3 +293,11 @@ def row_bounds(domain_index: Sequence[int], n_domains: int) -> list[int]:
     for count in counts:
         bounds.append(bounds[-1] + count)
     return bounds
+
+
+def half_bounds(bounds: Sequence[int], turn: int) -> list[int]:
+    """``row_bounds`` with every domain cut into two halves, (2 K + 1,); odd turns give the first half the odd row."""
+    halved = [bounds[0]]
+    for start, stop in pairwise(bounds):
+        halved += [(start + stop + turn % 2) // 2, stop]
+    return halved

@@ -20,8 +20,10 @@ from isodistill.numerics.checks import require_finite
 
 __all__ = [
     "SubspaceState",
+    "TangentBasis",
     "lora_pro",
     "pull_back",
+    "retract",
     "sylvester_gauge",
     "tangent_gradient",
     "tangent_step",
@@ -51,12 +53,41 @@ def _inverse_gram(factor: Tensor) -> Tensor:
     return inverse * (trace > 0)
 
 
-def _tangent_coordinates(left: Tensor, right: Tensor, A: Tensor, B: Tensor) -> tuple[Tensor, Tensor]:
-    """F (r, n) and E (m, r) in fp64 with B F + E A = P_T(G), from left = B'G (r, n) and right = G A' (m, r)."""
-    left, right, A, B = (x.double() for x in (left, right, A, B))
-    F = _inverse_gram(B) @ left
-    E = (right - B @ (F @ A.T)) @ _inverse_gram(A.T)
-    return F, E
+class TangentBasis:
+    """Factors with their inverse Grams, in fp64: what every projection on the tangent space at (A, B) needs.
+
+    Args:
+        A: (r, n).
+        B: (m, r).
+
+    Raises:
+        torch.linalg.LinAlgError: if B'B or AA' cannot be factorised.
+    """
+
+    @torch.no_grad()
+    def __init__(self, A: Tensor, B: Tensor) -> None:
+        self.A, self.B = A.detach().double(), B.detach().double()
+        self.inverse_A, self.inverse_B = _inverse_gram(self.A.T), _inverse_gram(self.B)
+
+    @torch.no_grad()
+    def coordinates(self, left: Tensor, right: Tensor) -> tuple[Tensor, Tensor]:
+        """F (..., r, n) and E (..., m, r) in fp64 with B F + E A = P_T(G).
+
+        Args:
+            left: (..., r, n), B'G.
+            right: (..., m, r), G A'.
+        """
+        F = self.inverse_B @ left.double()
+        E = (right.double() - self.B @ (F @ self.A.T)) @ self.inverse_A
+        return F, E
+
+    @torch.no_grad()
+    def energy(self, left: Tensor, right: Tensor) -> Tensor:
+        """norm(P_T(G))^2, 0-dim fp64, from B'G and G A': norm(P_B G)^2 + norm(G P_A)^2 - norm(P_B G P_A)^2."""
+        left, right = left.double(), right.double()
+        both = left @ self.A.T
+        in_B, in_A = (left * (self.inverse_B @ left)).sum(), (right * (right @ self.inverse_A)).sum()
+        return in_B + in_A - (both * (self.inverse_B @ both @ self.inverse_A)).sum()
 
 
 @torch.no_grad()
@@ -81,7 +112,7 @@ def tangent_gradient(grad_A: Tensor, grad_B: Tensor, A: Tensor, B: Tensor, scale
     Raises:
         torch.linalg.LinAlgError: if B'B or AA' cannot be factorised.
     """
-    F, E = _tangent_coordinates(grad_A / scale, grad_B / scale, A, B)
+    F, E = TangentBasis(A, B).coordinates(grad_A / scale, grad_B / scale)
     dtype = grad_A.dtype
     return torch.cat([B.to(dtype), E.to(dtype)], dim=1), torch.cat([F.to(dtype), A.to(dtype)], dim=0)
 
@@ -125,7 +156,7 @@ def lora_pro(
     Raises:
         torch.linalg.LinAlgError: if B'B or AA' cannot be factorised.
     """
-    F, E = _tangent_coordinates(L, R, A, B)
+    F, E = TangentBasis(A, B).coordinates(L, R)
     gA, gB = F / scale, E / scale
     if X is not None:
         gA, gB = gA + X.double() @ A.double(), gB - B.double() @ X.double()
@@ -165,6 +196,34 @@ def tangent_step(D: Tensor, A: Tensor, B: Tensor, scale: float) -> tuple[Tensor,
     gives zeros, exactly.
     """
     return lora_pro(B.T @ D, D @ A.T, A, B, scale)
+
+
+@torch.no_grad()
+def retract(left: Tensor, right: Tensor, scale: float, rank: int) -> tuple[Tensor, Tensor]:
+    """New factors for the effective weight ``left @ right`` cut to ``rank``: the literal "back onto the manifold".
+
+        U S Vt = SVD_rank(left @ right);   A = sqrt(S) Vt / sqrt(s);   B = U sqrt(S) / sqrt(s)
+
+    For a step Z of W with P_T(Z) = B F + E A, give left = [B, E] and right = [s A + F; A]. Two thin QR and one small
+    SVD, exact, O((m + n) p^2). A direction of singular value 0 keeps a unit row in A, so that training can still reach
+    it (ours). Moments that an optimizer keeps in the old basis become meaningless.
+
+    Args:
+        left: (m, p).
+        right: (p, n).
+        scale: s.
+        rank: r <= p.
+
+    Returns:
+        A (r, n) and B (m, r), in the dtype of ``left``.
+    """
+    Q, R = torch.linalg.qr(left.double())
+    P, T = torch.linalg.qr(right.double().T)
+    U, S, Vh = torch.linalg.svd(R @ T.T)
+    root = (S[:rank] / scale).sqrt()
+    A = torch.where(root > 0, root, 1.0)[:, None] * (Vh[:rank] @ P.T)
+    B = (Q @ U[:, :rank]) * root
+    return A.to(left.dtype), B.to(left.dtype)
 
 
 @dataclass(frozen=True)

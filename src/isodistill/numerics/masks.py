@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from itertools import pairwise
 from typing import Literal, TypeAlias, get_args
 
@@ -21,11 +22,13 @@ from isodistill.numerics.moments import chunk_slices
 
 __all__ = [
     "Form",
+    "MaskRule",
     "MaskStats",
     "Norm",
     "conflict_mask",
     "mask_stats",
     "permuted_mask",
+    "quantile_of",
     "segmented_conflict_mask",
     "uniform_mask",
 ]
@@ -168,30 +171,76 @@ def _write_mask(
         out.fill_(1)
         return
     mean, variance = mean.reshape(-1).to(out.dtype), variance.reshape(-1).to(out.dtype)
-    relative_to_mean = form == "ratio" or norm in ("relative", "bounded")
-    scalar = _epsilon(mean) if relative_to_mean else _unit(variance, norm, keep_rate, global_mean) / -tau
+    if form == "ratio" or norm in ("relative", "bounded"):
+        scalar = _epsilon(torch.linalg.vector_norm(mean).square() / mean.numel())
+    else:
+        scalar = _unit(variance, norm, keep_rate, global_mean)
+    rule = MaskRule(tau, form, norm, scalar)
     for part in chunk_slices(out.numel(), out.device):
-        m, v, o = mean[part], variance[part], out[part]
-        if relative_to_mean:
-            signal = torch.addcmul(scalar, m, m, out=o)
-        if form == "ratio":
-            signal.div_(torch.add(signal, v, alpha=tau)).clamp_(min=_LEAST_MASK)
-            continue
+        rule.write(out[part], mean[part], variance[part])
+
+
+@dataclass(frozen=True)
+class MaskRule:
+    """``conflict_mask`` of a tensor that is never whole: its one scalar is known, its entries come in tiles.
+
+    Attributes:
+        tau: strength.
+        form: `exp` or `ratio`.
+        norm: normaliser of `exp`.
+        scalar: 0-dim; eps for `ratio`, `relative` and `bounded`, else what V is divided by.
+    """
+
+    tau: float
+    form: Form
+    norm: Norm
+    scalar: Tensor
+
+    @classmethod
+    def of_moments(
+        cls, tau: float, form: Form, norm: Norm, mean_square: Tensor, unit: Tensor, quantile: Tensor | None = None
+    ) -> MaskRule:
+        """The rule of a tensor from its mean of mean^2 and, for `exp`, its unit of V.
+
+        Args:
+            tau: strength.
+            form: as in ``conflict_mask``.
+            norm: as in ``conflict_mask``.
+            mean_square: 0-dim mean of mean^2 over the tensor.
+            unit: 0-dim mean of V over the tensor, or over all tensors for `global_mean`.
+            quantile: 0-dim quantile of V, for `keep_rate`.
+        """
+        if form == "ratio" or norm in ("relative", "bounded"):
+            return cls(tau, form, norm, _epsilon(mean_square))
+        if norm == "none":
+            unit = torch.ones_like(unit)
+        elif quantile is not None:
+            unit = torch.where(quantile > 0, quantile, unit * math.log(2))
+        return cls(tau, form, norm, torch.where(unit == 0, math.inf, unit))
+
+    def write(self, out: Tensor, mean: Tensor, variance: Tensor) -> Tensor:
+        """Write the mask of a tile into ``out``, of the shape of ``mean`` and ``variance``; returns it."""
+        tau, norm = self.tau, self.norm
+        if tau == 0:
+            return out.fill_(1)
+        if self.form == "ratio" or norm in ("relative", "bounded"):
+            signal = torch.addcmul(self.scalar, mean, mean, out=out)
+        if self.form == "ratio":
+            return signal.div_(torch.add(signal, variance, alpha=tau)).clamp_(min=_LEAST_MASK)
         if norm == "relative":
-            torch.div(v, signal, out=o).mul_(-tau)
+            torch.div(variance, signal, out=out).mul_(-tau)
         elif norm == "bounded":
-            torch.div(v, signal.add_(v), out=o).mul_(-tau)
+            torch.div(variance, signal.add_(variance), out=out).mul_(-tau)
         else:
-            torch.div(v, scalar, out=o)
-        o.clamp_(min=_LEAST_EXPONENT)
+            torch.div(variance, self.scalar / -tau, out=out)
+        out.clamp_(min=_LEAST_EXPONENT)
         # Base 2 makes an entry at the quantile exactly 1/2, where exp(-ln 2) may round below it.
-        o.exp2_() if norm == "keep_rate" else o.exp_()
+        return out.exp2_() if norm == "keep_rate" else out.exp_()
 
 
-def _epsilon(mean: Tensor) -> Tensor:
+def _epsilon(mean_square: Tensor) -> Tensor:
     """1e-12 of the mean square; the smallest normal number for an all-zero mean, so that V = 0 gives 1 and not 0/0."""
-    mean_square: Tensor = torch.linalg.vector_norm(mean).square() / mean.numel()
-    return (1e-12 * mean_square).clamp(min=torch.finfo(mean.dtype).tiny)
+    return (1e-12 * mean_square).clamp(min=torch.finfo(mean_square.dtype).tiny)
 
 
 def _unit(variance: Tensor, norm: Norm, keep_rate: float, global_mean: float | Tensor | None) -> Tensor:
@@ -205,9 +254,15 @@ def _unit(variance: Tensor, norm: Norm, keep_rate: float, global_mean: float | T
     else:
         unit = variance.mean()
     if norm == "keep_rate":
-        quantile = variance.kthvalue(math.ceil(keep_rate * variance.numel())).values
+        quantile = quantile_of(variance, keep_rate)
         unit = torch.where(quantile > 0, quantile, unit * math.log(2))
     return torch.where(unit == 0, math.inf, unit)
+
+
+def quantile_of(variance: Tensor, keep_rate: float) -> Tensor:
+    """The smallest V, 0-dim, at or below which lies the share ``keep_rate`` of the entries."""
+    flat = variance.reshape(-1)
+    return flat.kthvalue(math.ceil(keep_rate * flat.numel())).values
 
 
 @torch.no_grad()
@@ -279,9 +334,12 @@ class MaskStats:
         """Add one tensor or tile: its mask and the masked tensor ``x``, of one shape."""
         after = mask * x
         sums = [mask.sum(), (mask >= 0.5).sum(), (after * x).sum(), after.square_().sum(), x.square().sum()]
-        stacked = torch.stack([s.float() for s in sums])
-        self._sums = stacked if self._sums is None else self._sums + stacked
-        self._count += mask.numel()
+        self.add(torch.stack([s.float() for s in sums]), mask.numel())
+
+    def add(self, sums: Tensor, count: int) -> None:
+        """Add ``count`` entries by their five sums: of M, of M >= 1/2, of M x^2, of (M x)^2, of x^2."""
+        self._sums = sums.float() if self._sums is None else self._sums + sums
+        self._count += count
 
     def result(self) -> dict[str, float]:
         """The four numbers.

@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping
 import torch
 from torch import Tensor
 
-__all__ = ["DomainMoments", "Ema", "chunk_slices", "domain_statistics"]
+__all__ = ["DomainMoments", "Ema", "chunk_slices", "domain_contrasts", "domain_statistics", "lerp_and_statistics"]
 
 CHUNK_PER_THREAD = 1 << 16
 """Entries that a CPU thread handles at a time: a quarter MiB of fp32, so that the temporaries stay in its cache."""
@@ -155,6 +155,56 @@ def domain_statistics(gradients: Tensor) -> tuple[Tensor, Tensor]:
             _fold(gradients[k, part], mean[part], variance[part], k + 1)
         variance[part].div_(domains)
     return mean, variance
+
+
+def lerp_and_statistics(averages: Tensor, gradients: Tensor, weight: float) -> tuple[Tensor, Tensor]:
+    """averages += weight (gradients - averages), in place, and the ``domain_statistics`` of the result.
+
+    One pass: a chunk of all rows is averaged and folded while it is in cache.
+
+    Args:
+        averages: (K, P), fp32 or fp64.
+        gradients: (K, P), the same dtype.
+        weight: of the new gradients, in [0, 1].
+
+    Returns:
+        mean (P,) and variance (P,) of the rows of ``averages``.
+    """
+    mean, variance = averages.new_empty(averages.shape[1]), averages.new_empty(averages.shape[1])
+    for part in chunk_slices(averages.shape[1], averages.device):
+        for k, average in enumerate(averages[:, part]):
+            average.lerp_(gradients[k, part], weight)
+            if k == 0:
+                mean[part], variance[part] = average, 0.0
+            else:
+                _fold(average, mean[part], variance[part], k + 1)
+        variance[part].div_(len(averages))
+    return mean, variance
+
+
+def domain_contrasts(gradients: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean over the rows, and K - 1 contrasts between them whose squares sum to K V.
+
+        c_k = sqrt((k - 1) / k) (g_k - mean of g_1 .. g_(k-1)),   k = 2 .. K;    sum_k c_k^2 = K V
+
+    Welford's differences: linear in the gradients, so they can be mapped to another space before they are squared;
+    exactly 0 where all rows are equal; one row fewer than the gradients themselves (ours).
+
+    Args:
+        gradients: (K, P) with K >= 1.
+
+    Returns:
+        mean (P,) and contrasts (K - 1, P), fp32, or fp64 for fp64 gradients.
+    """
+    gradients = _keep_or_widen(gradients)
+    domains, numel = gradients.shape
+    mean, contrasts = gradients[0].clone(), gradients.new_empty(domains - 1, numel)
+    for part in chunk_slices(numel, gradients.device):
+        for k in range(1, domains):
+            delta = torch.sub(gradients[k, part], mean[part], out=contrasts[k - 1, part])
+            mean[part].add_(delta, alpha=1 / (k + 1))
+            delta.mul_((k / (k + 1)) ** 0.5)
+    return mean, contrasts
 
 
 class Ema:

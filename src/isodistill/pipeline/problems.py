@@ -6,11 +6,12 @@ import json
 from dataclasses import asdict, replace
 from pathlib import Path
 
-from isodistill.data.files import Refusal, write_lines, write_refusals
+from isodistill.data.files import Refusal, check_refused, write_lines, write_refusals
 from isodistill.data.load import load_rows, write_rows
 from isodistill.data.rows import Row
 from isodistill.data.split import check_leaks, split_rows, validate_domains
 from isodistill.errors import UserError
+from isodistill.evaluation.answer import why_unverifiable
 from isodistill.isomers.check import check_sets
 from isodistill.isomers.cues import Cue, with_cues
 from isodistill.isomers.generate import generate_sets
@@ -18,7 +19,7 @@ from isodistill.isomers.real import import_groups
 from isodistill.pipeline.stamps import Stamps, digest, files_under
 from isodistill.recipe import Recipe
 
-__all__ = ["BUILTIN", "answered_splits", "make_problems", "read_split", "test_splits"]
+__all__ = ["BUILTIN", "answered_splits", "check_askable", "make_problems", "read_split", "test_splits"]
 
 BUILTIN = "builtin:isomers"
 _REAL = "real:"
@@ -118,7 +119,10 @@ def _write_splits(recipe: Recipe, rows: list[Row], target: Path) -> None:
     for row in rows:
         by_split.setdefault(row.split or "train", []).append(row)
     if not by_split.get("train"):
-        raise UserError(f"No row is left to train on: the rows are in the splits {', '.join(sorted(by_split))}.")
+        raise UserError(
+            f"No row is left to train on: the rows are in the splits {', '.join(sorted(by_split))}. Give rows "
+            "the split train, or hold fewer domains out (split.held_out_domains)."
+        )
     for name, members in by_split.items():
         write_rows(target / f"{name}.jsonl", members)
 
@@ -153,6 +157,20 @@ def answered_splits(recipe: Recipe, folder: Path) -> list[str]:
                 "The shares split.valid and split.test say which splits are made."
             )
     return recipe.evaluate.splits or test_splits(folder)
+
+
+def check_askable(recipe: Recipe, folder: Path) -> None:
+    """Stop before hours of training when the test rows have no answers that could be verified.
+
+    Raises:
+        UserError: more than the share ``max_refused`` of the rows to answer, or all of them; they are listed in
+            ``refused/test.jsonl``.
+    """
+    rows = [row for name in answered_splits(recipe, folder) for row in read_split(folder, name)]
+    refused = [refusal for row in rows if (refusal := why_unverifiable(row)) is not None]
+    check_refused(refused, len(rows), recipe.max_refused, folder / "refused" / "test.jsonl")
+    if len(refused) == len(rows):
+        raise UserError(f"No test row could be asked, the first one because: {refused[0]}.")
 
 
 def _splits(folder: Path) -> list[str]:

@@ -17,10 +17,11 @@ from typing import Any, cast, get_type_hints
 import torch
 from peft import LoraConfig, PeftModel
 
-from isodistill.data.files import Refusal, write_lines, write_refusals
+from isodistill.data.files import Refusal, check_refused, write_lines, write_refusals
 from isodistill.data.rows import Row
 from isodistill.errors import UserError
 from isodistill.evaluation.answer import Provenance, answer_rows, read_representations
+from isodistill.evaluation.backends import Backend, LocalBackend, OpenAIBackend
 from isodistill.evaluation.generate import merged_copy
 from isodistill.evaluation.records import PredictionLog, Stage
 from isodistill.evaluation.results import json_text, split_results
@@ -127,20 +128,14 @@ def evaluate_student(recipe: Recipe, folder: Path, stamps: Stamps, stage: Stage,
             _forget(folder, stage)
             _take_over(donor, folder, stage)
             return
-        bf16 = recipe.train.get("bf16")
-        dtype = None if bf16 is None else "bfloat16" if bf16 else "float32"
-        placement = choose_placement("cpu" if recipe.train.get("use_cpu") else None, dtype)
         student = _student(recipe, folder)
-        model = student.model
-        if stage == "after":
-            model = merged_copy(PeftModel.from_pretrained(model, folder / "student"), placement.compute_dtype)
-        model = model.to(placement.device, placement.compute_dtype).eval()
+        backend = _backend(recipe, folder, student, stage)
         log = PredictionLog(folder / "predictions.jsonl")
         provenance = _provenance(recipe, folder, stage)
         refused: list[Refusal] = []
         for split in splits:
             refused += answer_rows(
-                model,
+                backend,
                 student.tokenizer,
                 _first_sets(read_split(folder, split), recipe.evaluate.max_sets),
                 log,
@@ -148,9 +143,12 @@ def evaluate_student(recipe: Recipe, folder: Path, stamps: Stamps, stage: Stage,
                 split=split,
                 max_new_tokens=recipe.evaluate.max_new_tokens,
                 batch_size=recipe.evaluate.batch_size,
+                temperature=recipe.evaluate.temperature,
+                n_samples=recipe.evaluate.n_samples,
             )
         listed = folder / "refused" / f"{stage}.jsonl"
         _list_refused(refused, listed, "test rows could not be asked")
+        check_refused(refused, sum(len(read_split(folder, split)) for split in splits), recipe.max_refused, listed)
         if not any(log.done(stage, split) for split in splits):
             raise UserError(f"No test row could be asked, the first one because: {refused[0]}. All are in {listed}.")
 
@@ -196,6 +194,21 @@ def _student(recipe: Recipe, folder: Path) -> Student:
         return load_student(recipe.student)
     rows = read_split(folder, "train")
     return make_tiny_student([f"{row.prompt}\n{row.completion}" for row in rows], recipe.seed)
+
+
+def _backend(recipe: Recipe, folder: Path, student: Student, stage: Stage) -> Backend:
+    """Who answers: the server of the recipe, or the student itself, its adapter merged after training."""
+    settings = recipe.evaluate
+    if settings.backend == "openai":
+        print("Answers come from a server, which gives no hidden states: the LCS family is null.", flush=True)
+        return OpenAIBackend(str(settings.base_url), str(settings.model), student.context)
+    bf16 = recipe.train.get("bf16")
+    dtype = None if bf16 is None else "bfloat16" if bf16 else "float32"
+    placement = choose_placement("cpu" if recipe.train.get("use_cpu") else None, dtype)
+    model = student.model
+    if stage == "after":
+        model = merged_copy(PeftModel.from_pretrained(model, folder / "student"), placement.compute_dtype)
+    return LocalBackend(model.to(placement.device, placement.compute_dtype).eval())
 
 
 def _name_of(student: str) -> str:

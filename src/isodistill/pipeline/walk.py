@@ -14,7 +14,7 @@ from isodistill.errors import UserError
 from isodistill.evaluation.answer import read_representations
 from isodistill.evaluation.records import PredictionLog, Record, Stage
 from isodistill.evaluation.results import compare, comparison_json, json_text
-from isodistill.pipeline.problems import answered_splits, make_problems
+from isodistill.pipeline.problems import check_askable, make_problems
 from isodistill.pipeline.ranks import is_main, wait_for_all
 from isodistill.pipeline.stamps import Stamps
 from isodistill.pipeline.steps import evaluate_student, train_student, write_recipe, write_results
@@ -47,7 +47,7 @@ def run_recipe(recipe: Recipe, folder: Path, command: str) -> Path:
     # What would stop a later step is said before hours of training; so the method goes before its baseline, too.
     for path, each in runs.items():
         _begin(each, path)
-    answered_splits(recipe, folder)
+    check_askable(recipe, folder)
     for path, each in runs.items():
         train_run(each, path)
     for path, each in reversed(runs.items()):

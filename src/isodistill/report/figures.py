@@ -28,11 +28,20 @@ TELEMETRY = {
     "keep_rate": "keep rate",
     "step_ratio": "step ratio",
     "cosine": "cosine",
+    "tangent_kept": "tangent energy kept",
+    "noise_share": "noise share",
 }
+CONFLICT = "conflict_cosine/"
 
 MASK_CAPTION = (
     "Mask density: mean of M. Keep rate: share of entries with M of at least one half. "
-    "Step ratio: length of the masked step over the unmasked one. Cosine: of the angle between the two."
+    "Step ratio: length of the masked step over the unmasked one. Cosine: of the angle between the two. "
+    "Tangent energy kept: share of the masked step that A and B can follow. Noise share: part of the variance over "
+    "domains that was put down to noise within them."
+)
+CONFLICT_CAPTION = (
+    "Mean cosine between the gradients of two domains, per kind of layer. "
+    "1: the domains agree; below 0: they pull apart."
 )
 
 
@@ -134,6 +143,12 @@ def training_figures(study: Study) -> list[Figure]:
         if mask:
             svg = plots.curves(mask, ylabel="share, or cosine", name=f"curve-mask-{i}", title=f"Mask of {label}")
             figures.append(Figure("What the mask did", svg, f"{label}. {MASK_CAPTION}"))
+        kinds = sorted({key for line in run.metrics for key in line if key.startswith(CONFLICT)})
+        if kinds:
+            cosines = {key.removeprefix(CONFLICT): _curve(run.metrics, key) for key in kinds}
+            title = f"Conflict between domains in {label}"
+            svg = plots.curves(cosines, ylabel="cosine", name=f"curve-conflict-{i}", title=title)
+            figures.append(Figure("Conflict between domains", svg, f"{label}. {CONFLICT_CAPTION}"))
     return figures
 
 

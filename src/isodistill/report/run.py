@@ -42,7 +42,7 @@ class Run:
         recipe: recipe.yaml with every default resolved.
         results: results.json, schema 1.
         metrics: the lines of metrics.jsonl; empty for a student that something else trained.
-        records: per (stage, split), item id -> line of predictions.jsonl; the last line of an item counts.
+        records: per (stage, split), item id -> line of predictions.jsonl; the last line of an item's first sample.
         prompts: item id -> text of the problem, for the splits that results.json names.
     """
 
@@ -149,7 +149,8 @@ def _records(path: Path) -> dict[tuple[str, str], dict[str, dict[str, Any]]]:
             raise UserError(f"{file}, line {number}: no {', '.join(missing)}. Make it with `isodistill evaluate`.")
         if record["outcome"] not in OUTCOMES:
             raise UserError(f"{file}, line {number}: outcome {record['outcome']!r} is none of {', '.join(OUTCOMES)}.")
-        records.setdefault((record["stage"], record["split"]), {})[record["item_id"]] = record
+        if record.get("sample", 0) == 0:
+            records.setdefault((record["stage"], record["split"]), {})[record["item_id"]] = record
     return records
 
 

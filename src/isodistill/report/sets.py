@@ -59,7 +59,7 @@ class IsomerSet:
 
 
 def isomer_sets(students: Sequence[Student]) -> list[IsomerSet]:
-    """Ten sets, picked by a hash of their id, so never by how they turned out; the splits take turns.
+    """Ten different sets, picked by a hash of their id, so never by how they turned out; the splits take turns.
 
     A row without a set stands as a set of one. Texts longer than 1,500 characters are cut, and say so.
 
@@ -69,7 +69,11 @@ def isomer_sets(students: Sequence[Student]) -> list[IsomerSet]:
     _, run, stage = students[-1]
     queues = [_ranked_sets(split, run.records.get((stage, split), {})) for split in ordered_splits(run.results)]
     turns = chain.from_iterable(zip_longest(*queues))
-    picked = [turn for turn in turns if turn is not None][:N_SETS]
+    distinct: dict[str, tuple[str, str, list[dict[str, Any]]]] = {}
+    for turn in turns:  # one set may be told in trained domains in one split and in held-out ones in another
+        if turn is not None:
+            distinct.setdefault(turn[1], turn)
+    picked = list(distinct.values())[:N_SETS]
     n_texts = sum(len(items) for _, _, items in picked) * (1 + len(students))
     limit = min(TEXT_LIMIT, TOTAL_LIMIT // max(n_texts, 1))
     return [

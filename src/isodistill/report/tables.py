@@ -20,6 +20,7 @@ __all__ = [
     "costs",
     "difference_cell",
     "differing_settings",
+    "pass_at_k",
     "plain",
     "robustness",
     "versions",
@@ -64,6 +65,14 @@ METRICS = {
     "lcs": Metric("LCS", "our definition; read it with the ratio", False, False, NO_LCS, judged=False),
     "lcs_ratio": Metric(
         "LCS ratio", "our definition; 1 = like unrelated problems, lower is better", False, False, NO_LCS
+    ),
+    "lcs_js": Metric(
+        "LCS of answers",
+        "our definition; divergence of the probabilities of the options, in bits, lower is better",
+        False,
+        False,
+        "no complete set has answer options, or they were not measured",
+        judged=False,
     ),
     "truncated": Metric("Unfinished", "answers cut at the length limit; lower is better", True, False),
     "unparsed": Metric("No answer found", "finished without a marked answer; lower is better", True, False),
@@ -143,6 +152,20 @@ def by_domain(
             cells.append(difference_cell(changes.get(domain), metric))
         rows.append(Row(domain, "", cells))
     return Table(_columns(sides, difference, head), rows)
+
+
+def pass_at_k(split: str, sides: Sequence[Side]) -> Table | None:
+    """One split: pass@k, a row per k and a column per student; None where every student gave one answer per problem."""
+    metric = METRICS["acc_macro"]
+    numbers = [side.splits.get(split) or {} for side in sides]
+    ks = sorted({int(k) for of_side in numbers for k in of_side.get("pass_at_k") or {}})
+    n = max((of_side.get("n_samples", 1) for of_side in numbers), default=1)
+    meaning = f"one of k answers is right, estimated from {n} per problem; mean of the domains"
+    rows = [
+        Row(f"pass@{k}", meaning, [_cell(estimate(of_side, "pass_at_k", str(k)), metric) for of_side in numbers])
+        for k in ks
+    ]
+    return Table(_columns(sides, None, ""), rows) if rows else None
 
 
 def costs(runs: Sequence[tuple[str, Run]]) -> Table:

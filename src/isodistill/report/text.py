@@ -48,7 +48,7 @@ NAMES = {
     "mldg": "MLDG",
     "iga2020": "IGA-2020 (arXiv 2008.01883)",
 }
-TIERS = {"factor": "F", "tangent": "T", "weight": "W"}
+TIERS = {"factor": "F", "tangent": "T", "tangent_separable": "TS", "weight": "W"}
 SPLITS = {
     "ood": ("Domains never trained on (OOD)", "in domains never trained on"),
     "id": ("Training domains, new problems (ID)", "on new problems from the training domains"),

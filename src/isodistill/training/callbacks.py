@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from transformers import TrainerCallback
 from transformers.trainer_callback import ProgressCallback
 
+from isodistill.errors import UserError
 from isodistill.models.lora import DomainGradients
 
 __all__ = ["MetricsFile", "QuietProgress", "SamplerEpoch", "finite_or_blame"]
@@ -30,12 +31,21 @@ class MetricsFile(TrainerCallback):
         if self.path.exists():
             lines = self.path.read_text(encoding="utf-8").splitlines(keepends=True)
             # A killed run may leave a partial last line, or the closing line of a training that will close again.
-            whole = {line: json.loads(line) for line in lines if line.endswith("\n")}
+            whole = {line: self._entry(line, n) for n, line in enumerate(lines, start=1) if line.endswith("\n")}
             done = state.global_step
             kept = [text for text, entry in whole.items() if entry["step"] <= done and "train_runtime" not in entry]
         unfinished = self.path.with_suffix(".part")
         unfinished.write_text("".join(kept) if state.global_step else "", encoding="utf-8")
         unfinished.replace(self.path)
+
+    def _entry(self, line: str, number: int) -> dict[str, Any]:
+        try:
+            entry = json.loads(line)
+            if "step" in entry:
+                return cast("dict[str, Any]", entry)
+        except ValueError:
+            pass
+        raise UserError(f"{self.path}, line {number} is damaged. Delete that line and start the same command again.")
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **kwargs: Any) -> None:
         """Write one line."""

@@ -18,7 +18,8 @@ class DistillConfig(TrainingArguments):
     """Arguments of ``DistillTrainer``.
 
     Parameters that control the method:
-        method: a preset that fills the slots: ``erm`` (mean of domain means), ``erm_pooled`` (plain SFT), ``iga``.
+        method: a preset that fills the slots: ``erm`` (mean of domain means), ``erm_pooled`` (plain SFT), ``iga``,
+            or a rival by the name of its alignment (``vrex``, ``pcgrad``, ...).
         objective: ``{"name": "ce", ...}``; overrides the preset's objective.
         alignment: ``{"name": "iga", "tau": 3.0, ...}``; overrides the preset's alignment.
 
@@ -28,6 +29,8 @@ class DistillConfig(TrainingArguments):
             ``per_device_train_batch_size``, which follows from it.
         domains: the domains to train on, in order; default: all that the rows have.
         missing_domain: ``drop_set`` leaves out sets that lack a domain, ``subset`` trains on what is there.
+        split_ranks_by: with several processes, ``sets``: each takes other sets, in all domains; or ``domains``: each
+            takes its share of the domains, of the same sets. The step is the same for the same sets per step.
         max_length: longest prompt + completion in tokens; longer rows are refused and counted, never cut.
         max_refused: share of rows that may be refused before training stops with an error; default 0.01.
         gradients: ``segment`` (K gradients in one backward), ``domain_major`` (one backward per domain), or ``auto``.
@@ -47,6 +50,7 @@ class DistillConfig(TrainingArguments):
     sets_per_batch: int = 2
     domains: list[str] | None = None
     missing_domain: str = "drop_set"
+    split_ranks_by: str = "sets"
     max_length: int = 1024
     max_refused: float = 0.01
     gradients: str = "auto"
@@ -75,6 +79,7 @@ class DistillConfig(TrainingArguments):
             self.dataloader_pin_memory = False
         for name, allowed in (
             ("missing_domain", ("drop_set", "subset")),
+            ("split_ranks_by", ("sets", "domains")),
             ("gradients", ("auto", "segment", "domain_major")),
         ):
             if getattr(self, name) not in allowed:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import cast
 
 import torch
@@ -12,9 +12,12 @@ from torch.nn import functional as F
 from transformers import PreTrainedModel
 
 from isodistill.errors import UserError
+from isodistill.models.frozen import FrozenLinear
+from isodistill.models.llama import FusedDecoder
+from isodistill.models.lora import half_bounds, row_bounds
 from isodistill.objectives import StudentOutput, TrainedTokens
 
-__all__ = ["Student", "trained_tokens"]
+__all__ = ["Student", "token_counts", "trained_tokens"]
 
 
 def trained_tokens(batch: Mapping[str, Tensor]) -> tuple[TrainedTokens, Tensor]:
@@ -34,32 +37,49 @@ def trained_tokens(batch: Mapping[str, Tensor]) -> tuple[TrainedTokens, Tensor]:
     return tokens, positions
 
 
+def token_counts(batches: Sequence[Mapping[str, Tensor]], n_domains: int, first_turn: int) -> Tensor:
+    """Trained tokens of the two halves of every domain, then tokens with prompts, (2 K + 1,) fp64, over micro-batches.
+
+    The halves are those of ``half_bounds`` with turns ``first_turn``, ``first_turn + 1``, ...
+    """
+    totals = torch.zeros(2 * n_domains + 1, dtype=torch.float64)
+    for turn, batch in enumerate(batches):
+        tokens, _ = trained_tokens(batch)
+        bounds = half_bounds(row_bounds(batch["domain_index"].tolist(), n_domains), first_turn + turn)
+        halves = torch.bucketize(tokens.rows.cpu(), torch.tensor(bounds[1:-1]), right=True)
+        totals[:-1] += torch.bincount(halves, minlength=2 * n_domains)
+        totals[-1] += batch["attention_mask"].sum().cpu()
+    return totals
+
+
 class Student:
     """The decoder and the head of a causal LM (peft-wrapped or not), called apart.
 
     Args:
         model: the model; a plain decoder (``base_model_prefix``) followed by a linear head.
         dtype: dtype of the head's product.
+        fused: computes the hidden states in place of the model's own decoder.
 
     Raises:
         UserError: the head does more than one projection (soft-capping, scaling), so that calling it alone would
             compute something else.
     """
 
-    def __init__(self, model: nn.Module, dtype: torch.dtype) -> None:
+    def __init__(self, model: nn.Module, dtype: torch.dtype, fused: FusedDecoder | None = None) -> None:
         causal = cast(PreTrainedModel, model.get_base_model() if isinstance(model, PeftModel) else model)
         self.decoder = cast(nn.Module, getattr(causal, causal.base_model_prefix))
         self.projection = cast(nn.Linear, causal.get_output_embeddings())
         self._require_plain_head(causal)
-        # A frozen plain head is cast once; a trained or adapted one must stay the module that autograd knows.
+        self.fused = fused
+        # A frozen plain head is packed once; a trained or adapted one must stay the module that autograd knows.
         self.head: Callable[[Tensor], Tensor] = self.projection
         if type(self.projection) is nn.Linear and not self.projection.weight.requires_grad:
-            weight = self.projection.weight.detach().to(dtype)
-            bias = None if self.projection.bias is None else self.projection.bias.detach().to(dtype)
-            self.head = lambda hidden: F.linear(hidden.to(dtype), weight, bias)
+            self.head = FrozenLinear(self.projection.weight, self.projection.bias, dtype)
 
     def __call__(self, batch: Mapping[str, Tensor], positions: Tensor) -> StudentOutput:
         """Hidden states (N, d) at flat positions of input_ids (rows, T), after the final norm, and the head."""
+        if self.fused is not None:
+            return StudentOutput(self.fused(batch, positions), self.head)
         out = self.decoder(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"], use_cache=False)
         hidden = out.last_hidden_state
         return StudentOutput(hidden.reshape(-1, hidden.shape[-1])[positions], self.head)

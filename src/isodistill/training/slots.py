@@ -13,12 +13,19 @@ from isodistill.objectives import OBJECTIVES, Objective
 
 __all__ = ["PRESETS", "fill_slots"]
 
+# Cross-entropy under the alignment of the preset's own name.
+_ALIGNED = (
+    *("and_mask", "sand_mask", "pcgrad", "cagrad", "upgrad", "vrex", "group_dro", "irm", "coral", "dann", "fishr"),
+    *("fish", "mldg", "iga2020"),
+)
+
 PRESETS: dict[str, dict[str, dict[str, Any]]] = {
     "erm": {"objective": {"name": "ce"}, "alignment": {"name": "erm"}},
     "erm_pooled": {"objective": {"name": "ce"}, "alignment": {"name": "erm_pooled"}},
     "iga": {"objective": {"name": "ce"}, "alignment": {"name": "iga"}},
     "random_mask": {"objective": {"name": "ce"}, "alignment": {"name": "iga", "control": "random"}},
     "uniform_mask": {"objective": {"name": "ce"}, "alignment": {"name": "iga", "control": "uniform"}},
+    **{name: {"objective": {"name": "ce"}, "alignment": {"name": name}} for name in _ALIGNED},
 }
 
 T = TypeVar("T")

@@ -18,6 +18,7 @@ from torch.utils.data import DataLoader
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
+from isodistill.alignment import Penalised
 from isodistill.data.collate import collate
 from isodistill.data.encode import Encoded, encode_rows
 from isodistill.data.files import Refusal
@@ -26,13 +27,23 @@ from isodistill.data.rows import Row
 from isodistill.data.sampler import IsomerSetSampler
 from isodistill.errors import UserError
 from isodistill.models.attention import plain_attention
+from isodistill.models.llama import FusedDecoder, why_not_fused
 from isodistill.models.load import add_lora
-from isodistill.models.lora import DomainGradients, lora_layers, row_bounds, segment_obstacles, segmented_lora
+from isodistill.models.lora import (
+    DomainGradients,
+    half_bounds,
+    lora_layers,
+    row_bounds,
+    segment_obstacles,
+    segmented_lora,
+)
+from isodistill.training.agreement import agreed
 from isodistill.training.callbacks import MetricsFile, QuietProgress, SamplerEpoch, finite_or_blame
 from isodistill.training.checkpoint import newest_checkpoint
 from isodistill.training.config import DistillConfig
-from isodistill.training.forward import Student, trained_tokens
+from isodistill.training.forward import Student, token_counts, trained_tokens
 from isodistill.training.interrupt import StopOnSignal
+from isodistill.training.replay import StepReplay
 from isodistill.training.resumable import ResumableTrainer
 from isodistill.training.slots import fill_slots
 
@@ -94,12 +105,12 @@ class DistillTrainer(ResumableTrainer):
             raise UserError("The model carries an adapter already; leave peft_config out, or pass the bare model.")
         self.objective, self.alignment, self.preset = fill_slots(args.method, args.objective, args.alignment)
         self.refused: list[Refusal] = []
-        encoded = self._encode(train_dataset, args, processing_class)
+        encoded = self._encode(train_dataset, args, processing_class, "train")
         self.domains = args.domains or sorted({e.domain for e in encoded})
         self._require(model, args)
         args.per_device_train_batch_size = args.sets_per_batch * len(self.domains)
         collator = functools.partial(collate, domains=self.domains, pad_id=processing_class.pad_token_id)
-        evaluated = None if eval_dataset is None else self._encode(eval_dataset, args, processing_class)
+        evaluated = None if eval_dataset is None else self._encode(eval_dataset, args, processing_class, "valid")
         super().__init__(
             model=model,
             args=args,
@@ -120,21 +131,27 @@ class DistillTrainer(ResumableTrainer):
         self._skips = 0
         self._step_done = False
         self._logged_step = 0
+        self._turn = 0
         self._engine: ExitStack | None = None
 
     # ---- rows in ----
 
     def _encode(
-        self, rows: Iterable[Row | Mapping[str, Any]], args: DistillConfig, tokenizer: PreTrainedTokenizerBase
+        self,
+        rows: Iterable[Row | Mapping[str, Any]],
+        args: DistillConfig,
+        tokenizer: PreTrainedTokenizerBase,
+        split: str,
     ) -> list[Encoded]:
+        refused_to = Path(args.output_dir) / "refused" / f"{split}.jsonl" if args.process_index == 0 else None
         listed = list(rows)
         if not listed or not isinstance(listed[0], Row):
-            loaded = load_rows(cast(Any, listed), max_refused=args.max_refused)
+            loaded = load_rows(cast(Any, listed), max_refused=args.max_refused, refused_to=refused_to)
             listed, self.refused = cast("list[Row | Mapping[str, Any]]", loaded.rows), self.refused + loaded.refused
         typed = cast("list[Row]", listed)
         if args.domains is not None:
             typed = [row for row in typed if row.domain in args.domains]
-        encoded, refused = encode_rows(typed, tokenizer, args.max_length, args.max_refused)
+        encoded, refused = encode_rows(typed, tokenizer, args.max_length, args.max_refused, refused_to)
         self.refused += refused
         return encoded
 
@@ -153,6 +170,15 @@ class DistillTrainer(ResumableTrainer):
             missing.append("per-domain gradients in one backward need plain LoRA linears: " + "; ".join(obstacles[:5]))
         if alignment.needs_weight_gradients and args.gradients == "domain_major":
             missing.append("masks on the weight gradient need gradients: segment")
+        if isinstance(alignment, Penalised) and any(isinstance(m, nn.Dropout) and m.p > 0 for m in model.modules()):
+            missing.append(f"{args.method} sees every batch twice, alike: set the dropout of LoRA and model to 0")
+        if alignment.needs_fp32 and args.bf16:
+            missing.append(f"{args.method} subtracts gradients that nearly agree: set train.bf16 to false")
+        if args.fsdp or args.deepspeed:
+            missing.append(
+                "parameters sharded by FSDP or DeepSpeed cannot be trained, because the gradients of every domain are "
+                "gathered in buffers of the whole adapter; start plain processes, each with the whole (frozen) model"
+            )
         if missing:
             raise UserError("This training cannot start. " + " Also: ".join(missing) + ".")
         self.segmented = needs_segments or (args.gradients == "auto" and not obstacles)
@@ -166,6 +192,7 @@ class DistillTrainer(ResumableTrainer):
             sets_per_batch=self.args.sets_per_batch,
             seed=self.args.data_seed if self.args.data_seed is not None else self.args.seed,
             missing_domain=self.args.missing_domain,
+            domain_groups=self.args.world_size if self.args.split_ranks_by == "domains" else 1,
         )
         if len(sampler) < self.args.world_size:
             raise UserError(
@@ -233,26 +260,46 @@ class DistillTrainer(ResumableTrainer):
         self._logged_step, self._logged_tokens = self.state.global_step, self.state.num_input_tokens_seen
         self._logged_time = time.perf_counter()
         n_rows = len(self.domains) if self.alignment.needs_domain_gradients else 1
+        n_rows *= 2 if self.alignment.needs_halves else 1
         self.gradients = DomainGradients.allocate(self.model, n_rows, dense=self.alignment.needs_weight_gradients)
-        self.student = Student(self.model, self.args.compute_dtype)
-        assert self._engine is not None
-        if self.segmented:
-            self._engine.enter_context(segmented_lora(self.model, self.gradients, self.args.compute_dtype))
-        if self.args.use_cpu and self.args.bf16:
-            self._engine.enter_context(plain_attention(self.model.get_base_model()))
+        self.gradients.losses = torch.zeros(len(self.domains), dtype=torch.float64, device=self.args.device)
+        self.student = self._open_student()
+        self.replay = StepReplay(self)
         return prepared
+
+    def _open_student(self) -> Student:
+        """The student whose backward fills ``self.gradients``; fused layers where they can, autograd elsewhere."""
+        assert self._engine is not None
+        args, causal = self.args, self.model.get_base_model()
+        obstacle = why_not_fused(causal) if self.segmented else "gradients are taken domain by domain"
+        if obstacle is None:
+            self._engine.callback(self.__dict__.pop, "student", None)  # two packed copies of the weights
+            fused = FusedDecoder(
+                self.model, self.gradients, args.compute_dtype, checkpoint=bool(args.gradient_checkpointing)
+            )
+            return Student(self.model, args.compute_dtype, fused)
+        if self.is_world_process_zero():
+            print(f"layers run one by one through autograd, which is slower: {obstacle}", flush=True)
+        if self.segmented:
+            self._engine.enter_context(segmented_lora(self.model, self.gradients, args.compute_dtype))
+        if args.use_cpu and args.bf16:
+            self._engine.enter_context(plain_attention(causal))
+        return Student(self.model, args.compute_dtype)
 
     def _get_num_items_in_batch(self, batch_samples: list[Any], device: torch.device) -> Tensor:
         """Trained tokens (K,) of every domain in the whole optimizer step, over micro-batches and ranks."""
-        totals = torch.zeros(len(self.domains) + 1, dtype=torch.float64, device=device)
-        for batch in batch_samples:
-            tokens, _ = trained_tokens(batch)
-            totals[:-1] += torch.bincount(tokens.domains.to(device), minlength=len(self.domains))
-            totals[-1] += batch["attention_mask"].sum()
+        K = len(self.domains)
+        totals = token_counts(batch_samples, K, self.args.process_index).to(device)
         if self.args.world_size > 1:
             dist.all_reduce(totals)
         self.state.num_input_tokens_seen += int(totals[-1])
-        return totals[:-1]
+        half_tokens = totals[:-1].view(K, 2)
+        if self.alignment.needs_halves:
+            self.gradients.half_tokens = half_tokens
+        self._turn = self.args.process_index  # which half gets the odd row alternates over micro-batches and ranks
+        counts = half_tokens.sum(1)
+        self.replay.begin(batch_samples, counts)
+        return counts
 
     def training_step(self, model: nn.Module, inputs: dict[str, Tensor], num_items_in_batch: Any = None) -> Tensor:
         """Forward and backward of one micro-batch; on the last one of a step, leave the direction in ``.grad``."""
@@ -267,27 +314,35 @@ class DistillTrainer(ResumableTrainer):
         if self.args.world_size > 1:
             dist.all_reduce(sums)
         present = counts > 0
+        means: Tensor = sums[0] / counts.clamp(min=1)
+        self.gradients.losses += sums[1] / counts.clamp(min=1)
         if self.accelerator.sync_gradients:
             self._align(present)
             self._step_done = True
         # What is reported is the mean of the domain means, whatever the alignment optimises.
-        means = sums / counts.clamp(min=1)
         for domain, value in zip(self.domains, means.tolist(), strict=True):
             self._extra[f"loss/{domain}"] = self._extra.get(f"loss/{domain}", 0.0) + value
         return (means.sum() / present.sum()).float()
 
     def _accumulate(self, inputs: dict[str, Tensor], weights: Tensor) -> Tensor:
-        """Add the gradients of a micro-batch to the buffers; returns the summed token losses (K,) in fp64."""
+        """Add the gradients of a micro-batch to the buffers; returns the summed token losses (2, K) in fp64.
+
+        First as they are, then times the weights of their rows: the sums whose gradients are in the buffers.
+        """
         index = inputs["domain_index"]
-        bounds = row_bounds(index.tolist(), len(self.domains))
-        per_domain = self.alignment.needs_domain_gradients
+        if self.alignment.needs_halves:
+            bounds = half_bounds(row_bounds(index.tolist(), len(self.domains)), self._turn)
+        elif self.alignment.needs_domain_gradients:
+            bounds = row_bounds(index.tolist(), len(self.domains))
+        else:
+            bounds = [0, len(index)]
+        self._turn += 1
         if self.segmented:
-            self.gradients.row_bounds = bounds if per_domain else [0, len(index)]
+            self.gradients.row_bounds = bounds
             self.gradients.n_tokens = inputs["input_ids"].numel()
             return self._backward(inputs, weights)
-        parts = list(pairwise(bounds)) if per_domain else [(0, len(index))]
-        sums = torch.zeros(len(self.domains), dtype=torch.float64, device=index.device)
-        for k, (start, stop) in enumerate(parts):
+        sums = torch.zeros(2, len(self.domains), dtype=torch.float64, device=index.device)
+        for k, (start, stop) in enumerate(pairwise(bounds)):
             if start < stop:
                 sums += self._backward({name: t[start:stop] for name, t in inputs.items()}, weights)
                 self.gradients.fold(k)
@@ -296,11 +351,13 @@ class DistillTrainer(ResumableTrainer):
     def _backward(self, inputs: dict[str, Tensor], weights: Tensor) -> Tensor:
         tokens, positions = trained_tokens(inputs)
         with self._autocast():
-            losses, token_weights = self.objective.token_losses(self.student(inputs, positions), tokens)
-        factors = weights.to(losses)[tokens.domains] * token_weights
-        (losses * factors).sum().backward()
-        sums = torch.zeros(len(self.domains), dtype=torch.float64, device=losses.device)
-        return sums.index_add_(0, tokens.domains, losses.detach().double())
+            student, extra = self.replay.forward(inputs, positions)
+            losses, token_weights = self.objective.token_losses(student, tokens)
+        loss = (losses * weights.to(losses)[tokens.domains] * token_weights).sum() + extra
+        loss.backward()
+        sums = torch.zeros(2, len(self.domains), dtype=torch.float64, device=losses.device)
+        values = losses.detach().double()
+        return sums.index_add_(1, tokens.domains, torch.stack([values, values * token_weights]))
 
     def _autocast(self) -> torch.autocast:
         """bf16 for what is not a LoRA linear; accelerate would wrap ``model.forward``, which is never called here."""
@@ -313,13 +370,16 @@ class DistillTrainer(ResumableTrainer):
             for dense in self.gradients.dense.values():
                 dist.all_reduce(dense)
         names = self.domains if self.alignment.needs_domain_gradients else ["all"]
+        if self.alignment.needs_halves:
+            names = [name for name in names for _ in range(2)]
         trouble = finite_or_blame(self.gradients, names)
         if trouble is not None:
             self._skip(trouble)
         else:
             self._skips = 0
             rows = present if self.alignment.needs_domain_gradients else torch.ones(1, dtype=torch.bool)
-            self._record(self.alignment.update(self.gradients, rows))
+            metrics = self.alignment.update(self.gradients, rows)
+            self._record(agreed(metrics, self.args, self.state.global_step + 1))
 
     def _skip(self, trouble: str) -> None:
         self._skips += 1
@@ -338,7 +398,7 @@ class DistillTrainer(ResumableTrainer):
 
     def _after_step(self, optimizer: torch.optim.Optimizer) -> None:
         if not self._skips:
-            self._record(self.alignment.after_step(optimizer))
+            self._record(agreed(self.alignment.after_step(optimizer), self.args, self.state.global_step + 1))
 
     # ---- logs ----
 

@@ -1,0 +1,194 @@
+"""What the tiers of IGA share that mask in the space of W = W0 + s B A: from a layer's mask back to A and B.
+
+    D = (1 - M) * x is taken out of what ERM would do, x being its gradient or the optimizer's step, in W:
+    apply_to gradient, pullback   A.grad -= s B'D;  B.grad -= s D A'          (the chain rule)
+    apply_to gradient, lora_pro   (A.grad, B.grad) = closest factor directions to P_T(x - D)
+    apply_to gradient, retract    pullback, then (A, B) = factors of SVD_r(s B A + P_T(step of W))
+    apply_to update               dA -= cA;  dB -= cB,  s (B cA + cB A) = P_T(D)
+
+Removing D instead of setting M * x leaves ERM bit for bit where M = 1.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from typing import TypeAlias
+
+import torch
+from torch import Tensor
+from torch.linalg import LinAlgError  # type: ignore[attr-defined]  # public, but not in its __all__
+from torch.nn import Parameter
+
+from isodistill.alignment.iga_factor import remove_by_entry, tensor_masks
+from isodistill.alignment.masking import DomainStep, MaskOptions, RememberedStep, Removed, Space, named
+from isodistill.models.lora import LoraLayer
+from isodistill.numerics import (
+    DenseMask,
+    MaskStats,
+    SeparableMask,
+    SubspaceState,
+    TangentBasis,
+    Thin,
+    TileMask,
+    lora_pro,
+    retract,
+    sylvester_gauge,
+    tangent_gradient,
+    truncated_svd,
+)
+
+__all__ = ["LayerMask", "LayerSpace"]
+
+LayerMask: TypeAlias = DenseMask | TileMask | SeparableMask
+
+
+class LayerSpace(Space):
+    """One mask (m, n) per LoRA layer; other trainable tensors are masked in their own space, entry by entry."""
+
+    def __init__(self, options: MaskOptions, layers: list[LoraLayer], generator: torch.Generator) -> None:
+        self.options = options
+        self.layers = layers
+        self.generator = generator
+        self.bases: dict[str, TangentBasis] = {}
+        self.masks: dict[str, LayerMask] = {}
+        self.by_entry: dict[Parameter, Tensor] = {}
+        self.subspaces: dict[str, SubspaceState] = {}
+
+    def observe(self, step: DomainStep, tau: float) -> dict[str, float]:
+        """Factorise every layer's Grams, then make the masks; a layer that fails is masked in tier F for this step."""
+        self.bases, failed = {}, 0
+        for layer in self.layers:
+            try:
+                self.bases[layer.name] = TangentBasis(layer.A, layer.B)
+            except LinAlgError:
+                failed += 1
+        averaged, metrics = self.make_masks(step, tau, [layer for layer in self.layers if layer.name in self.bases])
+        factors = {p for layer in self.layers if layer.name in self.bases for p in (layer.A, layer.B)}
+        others = [p for p in step.parameters if p not in factors]
+        self.by_entry = tensor_masks(others, step, averaged, tau, self.options)
+        return metrics | {"tier_fallbacks": float(failed)}
+
+    @abstractmethod
+    def make_masks(self, step: DomainStep, tau: float, layers: list[LoraLayer]) -> tuple[Tensor, dict[str, float]]:
+        """Set ``self.masks`` for the layers whose basis exists; returns averaged flat gradients and metrics."""
+
+    @abstractmethod
+    def gradient(self, layer: LoraLayer, step: DomainStep) -> Thin | Tensor:
+        """What is masked with apply_to gradient: the mean gradient of W, or its tangent part."""
+
+    def removed_gradient(self, step: DomainStep) -> tuple[Removed, dict[str, float]]:
+        """By the chain rule, or LoRA-Pro's closed form."""
+        stats, kept, removed = MaskStats(), _Energy(), []
+        for layer in self.layers:
+            if layer.name not in self.masks or layer.A.grad is None or layer.B.grad is None:
+                continue
+            x = self.gradient(layer, step)
+            A, B, s = layer.A.detach().float(), layer.B.detach().float(), layer.scale
+            mask = self._controlled(self.masks[layer.name], x, A, B)
+            removal = mask.remove(x, A, B)
+            stats.add(removal.sums, removal.count)
+            L_x, R_x = layer.A.grad.float() / s, layer.B.grad.float() / s
+            kept.add(self.bases[layer.name].energy(L_x - removal.L, R_x - removal.R), removal.sums[3])
+            L, R = removal.L, removal.R
+            if self.options.svd_rank is not None:
+                D = (x.dense()[0] if isinstance(x, Thin) else x) - self._truncated(layer.name, mask.masked(x))
+                L, R = B.T @ D, D @ A.T
+            if self.options.project_back == "lora_pro":
+                L, R = L_x - L, R_x - R
+                gA, gB = lora_pro(L, R, A, B, s, sylvester_gauge(L, A, B, s))
+                removed += [(layer.A, layer.A.grad - gA), (layer.B, layer.B.grad - gB)]
+            else:
+                removed += [(layer.A, s * L), (layer.B, s * R)]
+        gradients = {p: p.grad for p in step.parameters if p.grad is not None}
+        removed += remove_by_entry(self.by_entry, gradients, self.options, self.generator, stats)
+        return removed, named(stats) | kept.named()
+
+    def removed_step(self, remembered: RememberedStep) -> tuple[Removed, dict[str, float]]:
+        """The tangent part of what is masked of the optimizer's step; with ``retract``, the way to the new factors."""
+        if self.options.project_back == "retract":
+            return self._retracted(remembered), {}
+        stats, kept, deltas, removed = MaskStats(), _Energy(), remembered.deltas(), []
+        for layer in self.layers:
+            if layer.name not in self.masks or layer.A not in deltas or layer.B not in deltas:
+                continue
+            basis, s = self.bases[layer.name], layer.scale
+            A, B = basis.A.float(), basis.B.float()
+            dA, dB = deltas[layer.A].float(), deltas[layer.B].float()
+            x = Thin(torch.cat([B, dB], 1)[None], s * torch.cat([dA, A])[None])
+            removal = self._controlled(self.masks[layer.name], x, A, B).remove(x, A, B)
+            stats.add(removal.sums, removal.count)
+            # x lies in the tangent space, so norm(P_T(M x))^2 = 2 <M x, x> - norm(x)^2 + norm(P_T(D))^2.
+            energy = 2 * removal.sums[2] - removal.sums[4] + basis.energy(removal.L, removal.R)
+            kept.add(energy, removal.sums[3])
+            cA, cB = basis.coordinates(removal.L / s, removal.R / s)
+            removed += [(layer.A, cA), (layer.B, cB)]
+        removed += remove_by_entry(self.by_entry, deltas, self.options, self.generator, stats)
+        return removed, named(stats) | kept.named()
+
+    def _retracted(self, remembered: RememberedStep) -> Removed:
+        deltas, removed = remembered.deltas(), []
+        for layer in self.layers:
+            if layer.A not in deltas or layer.B not in deltas or layer.name not in self.bases:
+                continue
+            A0, B0 = self.bases[layer.name].A, self.bases[layer.name].B
+            left, right = tangent_gradient(deltas[layer.A].double(), deltas[layer.B].double(), A0, B0, layer.scale)
+            r = len(A0)
+            right[:r] += layer.scale * A0
+            A, B = retract(left, right, layer.scale, r)
+            removed += [(layer.A, layer.A.detach() - A), (layer.B, layer.B.detach() - B)]
+        return removed
+
+    def _controlled(self, mask: LayerMask, x: Thin | Tensor, A: Tensor, B: Tensor) -> LayerMask:
+        """The mask, or the control that shares its density and step ratio on ``x``."""
+        if self.options.control == "none":
+            return mask
+        after, before = self._norms(mask, x, A, B)
+        if self.options.control == "uniform":
+            ones = SeparableMask(A.new_ones(mask.shape[0]), A.new_ones(mask.shape[1]))
+            return ones.scaled(torch.where(before > 0, after / before, 1.0))
+        order = [torch.randperm(size, generator=self.generator).to(A.device) for size in mask.shape]
+        permuted = mask.permuted(*order)
+        moved, _ = self._norms(permuted, x, A, B)
+        return permuted.scaled(torch.where(moved > 0, after / moved, 1.0))
+
+    @staticmethod
+    def _norms(mask: LayerMask, x: Thin | Tensor, A: Tensor, B: Tensor) -> tuple[Tensor, Tensor]:
+        sums = mask.remove(x, A, B).sums
+        return sums[3].sqrt(), sums[4].sqrt()
+
+    def _truncated(self, name: str, G: Tensor) -> Tensor:
+        """SVD_p(G), dense."""
+        rank = self.options.svd_rank
+        assert rank is not None
+        state = None if self.options.exact_svd else self.subspaces.get(name, SubspaceState())
+        U, S, Vh, state = truncated_svd(G, rank, state)
+        if not self.options.exact_svd:
+            self.subspaces[name] = state
+        return (U * S) @ Vh
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """The generator of the control and the warm subspaces."""
+        state = {"generator": self.generator.get_state()}
+        return state | {f"subspace/{name}": s.basis for name, s in self.subspaces.items() if s.basis is not None}
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        """Take the state back."""
+        self.generator.set_state(state["generator"])
+        bases = {key.removeprefix("subspace/"): x for key, x in state.items() if key.startswith("subspace/")}
+        self.subspaces = {name: SubspaceState(basis) for name, basis in bases.items()}
+
+
+class _Energy:
+    """The share of the masked direction's energy that lies in the tangent space, over layers, read once."""
+
+    def __init__(self) -> None:
+        self._sums: list[Tensor] = []
+
+    def add(self, inside: Tensor, whole: Tensor) -> None:
+        self._sums.append(torch.stack([inside.double(), whole.double()]))
+
+    def named(self) -> dict[str, float]:
+        if not self._sums:
+            return {}
+        inside, whole = torch.stack(self._sums).sum(0).tolist()
+        return {"tangent_kept": min(1.0, max(0.0, inside / whole)) if whole else 1.0}

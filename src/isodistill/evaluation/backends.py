@@ -1,0 +1,167 @@
+"""Who answers the test problems: the student in this process, or a server that speaks the OpenAI API.
+
+Both are chosen by name in the recipe (``evaluate.backend``). A server gives neither hidden states nor logits, so
+everything computed from them (the LCS family) is null.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from typing import Any, Protocol
+
+import numpy as np
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from isodistill.errors import UserError
+from isodistill.evaluation.generate import Generation, generate
+from isodistill.evaluation.verify import Finish
+
+__all__ = ["Backend", "LocalBackend", "OpenAIBackend"]
+
+
+class Backend(Protocol):
+    """Answers prompts.
+
+    Attributes:
+        context: most tokens of a prompt and its answer together.
+        gives_logits: ``Generation.hidden`` and ``Generation.watched`` are filled.
+    """
+
+    context: int
+    gives_logits: bool
+
+    def generate(
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        prompts: Sequence[Sequence[int]],
+        *,
+        max_new_tokens: int,
+        batch_size: int,
+        temperature: float = 0.0,
+        seeds: Sequence[int] | None = None,
+        watch: Sequence[int] = (),
+        on_done: Callable[[int, Generation], None] | None = None,
+    ) -> list[Generation]:
+        """Answers in the order of the prompts, ``batch_size`` at a time; the rest as in ``generate``."""
+        ...
+
+
+class LocalBackend:
+    """A model in this process; see ``generate``."""
+
+    gives_logits = True
+
+    def __init__(self, model: PreTrainedModel) -> None:
+        self._model = model
+        self.context = getattr(model.config, "max_position_embeddings", None) or 2**31
+
+    def generate(
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        prompts: Sequence[Sequence[int]],
+        *,
+        max_new_tokens: int,
+        batch_size: int,
+        temperature: float = 0.0,
+        seeds: Sequence[int] | None = None,
+        watch: Sequence[int] = (),
+        on_done: Callable[[int, Generation], None] | None = None,
+    ) -> list[Generation]:
+        """See ``Backend.generate``."""
+        return generate(
+            self._model,
+            tokenizer,
+            prompts,
+            max_new_tokens=max_new_tokens,
+            batch_size=batch_size,
+            temperature=temperature,
+            seeds=seeds,
+            watch=watch,
+            on_done=on_done,
+        )
+
+
+class OpenAIBackend:
+    """A server's ``/completions``, asked with token ids, so that it reads the prompts the student was trained on.
+
+    vLLM and llama.cpp serve it. The key is read from the environment variable ``OPENAI_API_KEY`` and written nowhere;
+    servers of one's own mostly need none.
+
+    Args:
+        base_url: of the server, such as ``http://localhost:8000/v1``.
+        model: the name under which it serves the student.
+        context: most tokens of a prompt and its answer together.
+
+    Raises:
+        UserError: the package ``openai`` is not installed.
+    """
+
+    gives_logits = False
+
+    def __init__(self, base_url: str, model: str, context: int) -> None:
+        try:
+            import openai
+        except ImportError as error:
+            raise UserError("evaluate.backend openai needs the extra: pip install 'isodistill[openai]'.") from error
+        self.context = context
+        self._model, self._base_url, self._errors = model, base_url, openai
+        self._client = openai.OpenAI(base_url=base_url, api_key=os.environ.get("OPENAI_API_KEY") or "none")
+
+    def generate(
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        prompts: Sequence[Sequence[int]],
+        *,
+        max_new_tokens: int,
+        batch_size: int,
+        temperature: float = 0.0,
+        seeds: Sequence[int] | None = None,
+        watch: Sequence[int] = (),
+        on_done: Callable[[int, Generation], None] | None = None,
+    ) -> list[Generation]:
+        """See ``Backend.generate``: ``batch_size`` requests at a time.
+
+        ``tokens`` are those of the text; nothing is watched.
+
+        Raises:
+            UserError: the server cannot be reached or refuses; the client has tried three times.
+        """
+        done: dict[int, Generation] = {}
+        pool = ThreadPoolExecutor(batch_size)
+        try:
+            seeded = [None] * len(prompts) if seeds is None else list(seeds)
+            requests = {
+                pool.submit(self._ask, list(prompt), max_new_tokens, temperature, seed): i
+                for i, (prompt, seed) in enumerate(zip(prompts, seeded, strict=True))
+            }
+            for request in as_completed(requests):
+                index, choice = requests[request], request.result()
+                tokens = tokenizer.encode(choice.text, add_special_tokens=False)
+                finish: Finish = "length" if choice.finish_reason == "length" else "eos"
+                done[index] = Generation(tokens, choice.text, finish, hidden=None, watched=np.zeros((0, 0)))
+                if on_done is not None:
+                    on_done(index, done[index])
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
+        return [done[i] for i in range(len(prompts))]
+
+    def _ask(self, prompt: list[int], max_new_tokens: int, temperature: float, seed: int | None) -> Any:
+        try:
+            answer = self._client.completions.create(
+                model=self._model,
+                prompt=prompt,
+                max_tokens=max_new_tokens,
+                temperature=temperature,
+                seed=None if temperature == 0 or seed is None else seed % 2**31,  # servers take 32 bits
+            )
+        except self._errors.AuthenticationError:
+            # Without its own words, which may show parts of the key.
+            raise UserError(f"{self._base_url} refuses the key in the environment variable OPENAI_API_KEY.") from None
+        except self._errors.OpenAIError as error:
+            raise UserError(
+                f"{self._base_url} gave no answer of model {self._model!r}: {error} "
+                "Check evaluate.base_url and evaluate.model, and that the server takes token ids in /completions."
+            ) from error
+        return answer.choices[0]
