@@ -40,9 +40,9 @@ class Provenance:
     tier: str | None
     seed_train: int
     seed_data: int
-    seed_hparam: int | None
     step: int
     stage: Stage
+    seed_hparam: int | None = None
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from isodistill.evaluation.selection import Choice, Setting, leave_one_out, orac
 from isodistill.evaluation.statistics import holm
 from isodistill.pipeline.grid import Cell, Plan, all_cells, before_cell
 from isodistill.pipeline.jobs import default_jobs, walk_all
-from isodistill.pipeline.problems import make_problems, test_splits
+from isodistill.pipeline.problems import check_askable, make_problems, test_splits
 from isodistill.pipeline.search import CONTROLS, method_recipe, searched
 from isodistill.pipeline.stamps import Stamps
 from isodistill.pipeline.steps import resolved, write_recipe
@@ -54,6 +54,7 @@ def compare_methods(recipe: Recipe, plan: Plan, out: Path, command: str, jobs: i
     plan = _checked(recipe, plan)
     write_recipe(replace(recipe, baseline=None), out)
     make_problems(recipe, out, Stamps(out))
+    check_askable(recipe, out)
     splits = test_splits(out)
     if (plan.search > 1 or plan.leave_one_out) and not (out / "problems" / "valid.jsonl").exists():
         raise UserError(
