@@ -260,8 +260,14 @@ class DistillTrainer(ResumableTrainer):
         if self.args.world_size > 1:
             dist.all_reduce(totals)
         self.state.num_input_tokens_seen += int(totals[-1])
-        self.replay.begin(batch_samples, totals[:-1])
         return totals[:-1]
+
+    def get_batch_samples(self, epoch_iterator: Any, num_batches: int, device: torch.device) -> tuple[list[Any], Any]:
+        """The micro-batches of the next optimizer step and its trained tokens, shown to what sees them again."""
+        batches, counts = super().get_batch_samples(epoch_iterator, num_batches, device)
+        if batches:
+            self.replay.begin(batches, counts)
+        return batches, counts
 
     def training_step(self, model: nn.Module, inputs: dict[str, Tensor], num_items_in_batch: Any = None) -> Tensor:
         """Forward and backward of one micro-batch; on the last one of a step, leave the direction in ``.grad``."""
