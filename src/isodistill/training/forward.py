@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from typing import cast
 
 import torch
@@ -12,12 +13,14 @@ from torch.nn import functional as F
 from transformers import PreTrainedModel
 
 from isodistill.errors import UserError
+from isodistill.models.attention import plain_attention
 from isodistill.models.frozen import FrozenLinear
-from isodistill.models.llama import FusedDecoder
-from isodistill.models.lora import half_bounds, row_bounds
+from isodistill.models.llama import FusedDecoder, why_not_fused
+from isodistill.models.lora import DomainGradients, half_bounds, row_bounds, segmented_lora
 from isodistill.objectives import StudentOutput, TrainedTokens
+from isodistill.training.config import DistillConfig
 
-__all__ = ["Student", "token_counts", "trained_tokens"]
+__all__ = ["Student", "open_student", "token_counts", "trained_tokens"]
 
 
 def trained_tokens(batch: Mapping[str, Tensor]) -> tuple[TrainedTokens, Tensor]:
@@ -98,3 +101,29 @@ class Student:
                 "the logits); isodistill trains through the projection alone and would compute another loss. "
                 "Use a model with a plain head."
             )
+
+
+def open_student(
+    model: PeftModel, gradients: DomainGradients, args: DistillConfig, segmented: bool, engine: ExitStack
+) -> Student:
+    """The student whose backward fills ``gradients``: fused layers where they can, autograd elsewhere, with the reason.
+
+    Args:
+        model: with its adapter.
+        gradients: the buffers of the step.
+        args: dtype, device, checkpointing.
+        segmented: the K gradients come from one backward.
+        engine: what is opened on the model is closed with it.
+    """
+    causal = model.get_base_model()
+    obstacle = why_not_fused(causal) if segmented else "gradients are taken domain by domain"
+    if obstacle is None:
+        fused = FusedDecoder(model, gradients, args.compute_dtype, checkpoint=bool(args.gradient_checkpointing))
+        return Student(model, args.compute_dtype, fused)
+    if args.process_index == 0:
+        print(f"layers run one by one through autograd, which is slower: {obstacle}", flush=True)
+    if segmented:
+        engine.enter_context(segmented_lora(model, gradients, args.compute_dtype))
+    if args.use_cpu and args.bf16:
+        engine.enter_context(plain_attention(causal))
+    return Student(model, args.compute_dtype)

@@ -18,7 +18,6 @@ from torch.utils.data import DataLoader
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
-from isodistill.alignment import Penalised
 from isodistill.data.collate import collate
 from isodistill.data.encode import Encoded, encode_rows
 from isodistill.data.files import Refusal
@@ -26,23 +25,20 @@ from isodistill.data.load import load_rows
 from isodistill.data.rows import Row
 from isodistill.data.sampler import IsomerSetSampler
 from isodistill.errors import UserError
-from isodistill.models.attention import plain_attention
-from isodistill.models.llama import FusedDecoder, why_not_fused
 from isodistill.models.load import add_lora
 from isodistill.models.lora import (
     DomainGradients,
     half_bounds,
     lora_layers,
     row_bounds,
-    segment_obstacles,
-    segmented_lora,
 )
 from isodistill.training.agreement import agreed
 from isodistill.training.callbacks import MetricsFile, QuietProgress, SamplerEpoch, finite_or_blame
 from isodistill.training.checkpoint import newest_checkpoint
 from isodistill.training.config import DistillConfig
-from isodistill.training.forward import Student, token_counts, trained_tokens
+from isodistill.training.forward import Student, open_student, token_counts, trained_tokens
 from isodistill.training.interrupt import StopOnSignal
+from isodistill.training.needs import takes_segments
 from isodistill.training.replay import StepReplay
 from isodistill.training.resumable import ResumableTrainer
 from isodistill.training.slots import fill_slots
@@ -107,7 +103,7 @@ class DistillTrainer(ResumableTrainer):
         self.refused: list[Refusal] = []
         encoded = self._encode(train_dataset, args, processing_class, "train")
         self.domains = args.domains or sorted({e.domain for e in encoded})
-        self._require(model, args)
+        self.segmented = takes_segments(model, args, self.alignment, self.domains)
         args.per_device_train_batch_size = args.sets_per_batch * len(self.domains)
         collator = functools.partial(collate, domains=self.domains, pad_id=processing_class.pad_token_id)
         evaluated = None if eval_dataset is None else self._encode(eval_dataset, args, processing_class, "valid")
@@ -154,34 +150,6 @@ class DistillTrainer(ResumableTrainer):
         encoded, refused = encode_rows(typed, tokenizer, args.max_length, args.max_refused, refused_to)
         self.refused += refused
         return encoded
-
-    def _require(self, model: PeftModel, args: DistillConfig) -> None:
-        """Every need of the chosen parts against what there is; all that is missing in one error."""
-        missing = []
-        alignment = self.alignment
-        if alignment.needs_domains and len(self.domains) < 2:
-            missing.append(
-                f"{args.method} compares domains, but the training rows have {len(self.domains)} "
-                f"({', '.join(self.domains)}); give the rows a `domain` column with at least two values"
-            )
-        obstacles = segment_obstacles(model)
-        needs_segments = args.gradients == "segment" or alignment.needs_weight_gradients
-        if needs_segments and obstacles:
-            missing.append("per-domain gradients in one backward need plain LoRA linears: " + "; ".join(obstacles[:5]))
-        if alignment.needs_weight_gradients and args.gradients == "domain_major":
-            missing.append("masks on the weight gradient need gradients: segment")
-        if isinstance(alignment, Penalised) and any(isinstance(m, nn.Dropout) and m.p > 0 for m in model.modules()):
-            missing.append(f"{args.method} sees every batch twice, alike: set the dropout of LoRA and model to 0")
-        if alignment.needs_fp32 and args.bf16:
-            missing.append(f"{args.method} subtracts gradients that nearly agree: set train.bf16 to false")
-        if args.fsdp or args.deepspeed:
-            missing.append(
-                "parameters sharded by FSDP or DeepSpeed cannot be trained, because the gradients of every domain are "
-                "gathered in buffers of the whole adapter; start plain processes, each with the whole (frozen) model"
-            )
-        if missing:
-            raise UserError("This training cannot start. " + " Also: ".join(missing) + ".")
-        self.segmented = needs_segments or (args.gradients == "auto" and not obstacles)
 
     def get_train_dataloader(self) -> DataLoader[Any]:
         """Micro-batches of whole isomer sets."""
@@ -263,28 +231,12 @@ class DistillTrainer(ResumableTrainer):
         n_rows *= 2 if self.alignment.needs_halves else 1
         self.gradients = DomainGradients.allocate(self.model, n_rows, dense=self.alignment.needs_weight_gradients)
         self.gradients.losses = torch.zeros(len(self.domains), dtype=torch.float64, device=self.args.device)
-        self.student = self._open_student()
+        assert self._engine is not None
+        for name in ("student", "replay"):  # they hold packed copies of the weights
+            self._engine.callback(self.__dict__.pop, name, None)
+        self.student = open_student(self.model, self.gradients, self.args, self.segmented, self._engine)
         self.replay = StepReplay(self)
         return prepared
-
-    def _open_student(self) -> Student:
-        """The student whose backward fills ``self.gradients``; fused layers where they can, autograd elsewhere."""
-        assert self._engine is not None
-        self._engine.callback(self.__dict__.pop, "student", None)  # it holds packed copies of the weights
-        args, causal = self.args, self.model.get_base_model()
-        obstacle = why_not_fused(causal) if self.segmented else "gradients are taken domain by domain"
-        if obstacle is None:
-            fused = FusedDecoder(
-                self.model, self.gradients, args.compute_dtype, checkpoint=bool(args.gradient_checkpointing)
-            )
-            return Student(self.model, args.compute_dtype, fused)
-        if self.is_world_process_zero():
-            print(f"layers run one by one through autograd, which is slower: {obstacle}", flush=True)
-        if self.segmented:
-            self._engine.enter_context(segmented_lora(self.model, self.gradients, args.compute_dtype))
-        if args.use_cpu and args.bf16:
-            self._engine.enter_context(plain_attention(causal))
-        return Student(self.model, args.compute_dtype)
 
     def _get_num_items_in_batch(self, batch_samples: list[Any], device: torch.device) -> Tensor:
         """Trained tokens (K,) of every domain in the whole optimizer step, over micro-batches and ranks."""
@@ -297,9 +249,14 @@ class DistillTrainer(ResumableTrainer):
         if self.alignment.needs_halves:
             self.gradients.half_tokens = half_tokens
         self._turn = self.args.process_index  # which half gets the odd row alternates over micro-batches and ranks
-        counts = half_tokens.sum(1)
-        self.replay.begin(batch_samples, counts)
-        return counts
+        return half_tokens.sum(1)
+
+    def get_batch_samples(self, epoch_iterator: Any, num_batches: int, device: torch.device) -> tuple[list[Any], Any]:
+        """The micro-batches of the next optimizer step and its trained tokens, shown to what sees them again."""
+        batches, counts = super().get_batch_samples(epoch_iterator, num_batches, device)
+        if batches:
+            self.replay.begin(batches, counts)
+        return batches, counts
 
     def training_step(self, model: nn.Module, inputs: dict[str, Tensor], num_items_in_batch: Any = None) -> Tensor:
         """Forward and backward of one micro-batch; on the last one of a step, leave the direction in ``.grad``."""

@@ -1,0 +1,47 @@
+"""What the chosen method needs against what there is, before anything is computed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from peft import PeftModel
+from torch import nn
+
+from isodistill.alignment import Alignment, Penalised
+from isodistill.errors import UserError
+from isodistill.models.lora import segment_obstacles
+from isodistill.training.config import DistillConfig
+
+__all__ = ["takes_segments"]
+
+
+def takes_segments(model: PeftModel, args: DistillConfig, alignment: Alignment, domains: Sequence[str]) -> bool:
+    """Whether the K gradients come from one backward (``segment``) or from one for each domain.
+
+    Raises:
+        UserError: the method cannot be trained so; all that is missing is listed at once.
+    """
+    missing = []
+    if alignment.needs_domains and len(domains) < 2:
+        missing.append(
+            f"{args.method} compares domains, but the training rows have {len(domains)} ({', '.join(domains)}); give "
+            "the rows a `domain` column with at least two values"
+        )
+    obstacles = segment_obstacles(model)
+    needs_segments = args.gradients == "segment" or alignment.needs_weight_gradients
+    if needs_segments and obstacles:
+        missing.append("per-domain gradients in one backward need plain LoRA linears: " + "; ".join(obstacles[:5]))
+    if alignment.needs_weight_gradients and args.gradients == "domain_major":
+        missing.append("masks on the weight gradient need gradients: segment")
+    if isinstance(alignment, Penalised) and any(isinstance(m, nn.Dropout) and m.p > 0 for m in model.modules()):
+        missing.append(f"{args.method} sees every batch twice, alike: set the dropout of LoRA and model to 0")
+    if alignment.needs_fp32 and args.bf16:
+        missing.append(f"{args.method} subtracts gradients that nearly agree: set train.bf16 to false")
+    if args.fsdp or args.deepspeed:
+        missing.append(
+            "parameters sharded by FSDP or DeepSpeed cannot be trained, because the gradients of every domain are "
+            "gathered in buffers of the whole adapter; start plain processes, each with the whole (frozen) model"
+        )
+    if missing:
+        raise UserError("This training cannot start. " + " Also: ".join(missing) + ".")
+    return needs_segments or (args.gradients == "auto" and not obstacles)
