@@ -12,7 +12,6 @@ from torch.nn import functional as F
 
 from isodistill import DistillTrainer
 from isodistill.data.rows import Row
-from isodistill.training import trainer as trainer_module
 
 MakeTrainer = Callable[..., DistillTrainer]
 
@@ -168,7 +167,7 @@ def test_fused_layers_and_plain_ones_train_alike(
 ) -> None:
     trained = []
     for obstacle in (None, "this test wants the plain layers"):
-        monkeypatch.setattr(trainer_module, "why_not_fused", lambda model, obstacle=obstacle: obstacle)
+        monkeypatch.setattr("isodistill.training.forward.why_not_fused", lambda model, obstacle=obstacle: obstacle)
         trainer = make_trainer(method=method, max_steps=3)
         trainer.train()
         trained.append(adapter(trainer))
