@@ -100,6 +100,15 @@ def test_differences_are_paired_by_seed_and_flipped_where_less_is_better(study: 
     assert found["erm", "acc_ood"]["diff_to"] == {}
 
 
+def test_an_undefined_number_is_null_and_makes_no_difference(study: ModuleType) -> None:
+    runs = [{"setting": "k8", "method": m, "record": made(s, 0.5)} for m in ("erm", "iga") for s in range(3)]
+    for run in runs[3:]:
+        run["record"]["splits"]["ood"] = run["record"]["splits"]["ood"] | {"lcs_ratio": None}
+    record = {(r["method"], r["metric"]): r for r in study.collect(runs)}["iga", "lcs_ratio_ood"]
+    assert (record["mean"], record["sd"], record["seeds"], record["diff_to"]) == (None, None, [None] * 3, {})
+    assert "| - |" in study.tables(study.collect(runs))
+
+
 def test_the_published_tables_are_those_of_the_published_runs(study: ModuleType) -> None:
     results = ROOT / "docs" / "results"
     records = study.collect(study.recorded(results / "lab-runs.jsonl", []))
