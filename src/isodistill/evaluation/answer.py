@@ -93,19 +93,7 @@ def answer_rows(
     Returns:
         Rows that cannot be asked: no answer that could be verified, or a prompt that leaves no room in the context.
     """
-    asked: list[_Question] = []
-    refused: list[Refusal] = []
-    for row in rows:
-        unverifiable = why_unverifiable(row)
-        if unverifiable is not None:
-            refused.append(unverifiable)
-            continue
-        try:
-            prompt = encode_prompt(row, tokenizer, backend.context - max_new_tokens)
-            options = option_tokens(row, tokenizer) if backend.gives_logits else None
-            asked += [_Question(row, prompt, options, sample) for sample in range(n_samples)]
-        except RowError as error:
-            refused.append(Refusal(row.id, None, error.column, error.reason))
+    asked, refused = _questions(rows, backend, tokenizer, max_new_tokens, n_samples)
     done = log.done(provenance.stage, split)
     folder = log.path.parent / "representations" / provenance.stage
     size = _BATCHES_PER_BLOCK * batch_size
@@ -146,6 +134,31 @@ def answer_rows(
                     sampling = {"temperature": temperature, "max_new_tokens": max_new_tokens}
                     log.append(_record(question, generation, pi, provenance, split, sampling))
     return refused
+
+
+def _questions(
+    rows: Sequence[Row],
+    backend: Backend,
+    tokenizer: PreTrainedTokenizerBase,
+    max_new_tokens: int,
+    n_samples: int,
+) -> tuple[list[_Question], list[Refusal]]:
+    """What can be asked of the rows, and the rows that cannot."""
+    asked: list[_Question] = []
+    refused: list[Refusal] = []
+    for row in rows:
+        unverifiable = why_unverifiable(row)
+        if unverifiable is not None:
+            refused.append(unverifiable)
+            continue
+        try:
+            prompt = encode_prompt(row, tokenizer, backend.context - max_new_tokens)
+        except RowError as error:
+            refused.append(Refusal(row.id, None, error.column, error.reason))
+            continue
+        options = option_tokens(row, tokenizer) if backend.gives_logits else None
+        asked += [_Question(row, prompt, options, sample) for sample in range(n_samples)]
+    return asked, refused
 
 
 def why_unverifiable(row: Row) -> Refusal | None:

@@ -23,8 +23,8 @@ _DEMO: dict[str, Any] = {
         "domains": _TRAIN,
     },
     "split": {"held_out_domains": _HELD_OUT, "valid": 0.0, "test": 0.2},
-    "train": {"steps": 48, "sets_per_batch": 2, "learning_rate": 1e-3, "save_steps": 24},
-    "evaluate": {"max_new_tokens": 80, "max_sets": 24},
+    "train": {"steps": 96, "sets_per_batch": 2, "learning_rate": 1e-3, "save_steps": 24},
+    "evaluate": {"max_new_tokens": 80, "max_sets": 40},
 }
 
 _QUICK: dict[str, Any] = {
