@@ -19,6 +19,8 @@ from isodistill.pipeline import Plan, compare_methods
 
 from .conftest import SETTINGS, recipe_of
 
+pytestmark = pytest.mark.distributed  # every run of a comparison is a process
+
 GROUPS: dict[str, Any] = {
     "split": {"held_out_domains": ["sports"], "valid": 0.2, "test": 0.3},
     "evaluate": {"max_new_tokens": 3, "max_sets": 2},
