@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -21,6 +22,11 @@ CHAT_TEMPLATE = (
     "{% for message in messages %}<|{{ message['role'] }}|>{{ message['content'] }}<|end|>{% endfor %}"
     "{% if add_generation_prompt %}<|assistant|>{% endif %}"
 )
+
+
+def pytest_collection_finish() -> None:
+    """What is loaded by now stays: each training ends with a full collection, which would walk all of it again."""
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True, scope="session")

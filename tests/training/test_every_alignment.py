@@ -115,7 +115,7 @@ def test_a_step_may_lack_a_domain(train: Callable[..., Any], alignment: dict[str
 def test_resume_is_bit_exact(
     make_trainer: MakeTrainer, adapter: Adapter, alignment: dict[str, Any], tmp_path: Path
 ) -> None:
-    common = {"method": alignment["name"], "alignment": alignment, "max_steps": 6, "save_steps": 1}
+    common = {"method": alignment["name"], "alignment": alignment, "max_steps": 6, "save_steps": 3}
     whole = make_trainer(**common, output_dir=str(tmp_path / "whole"))
     whole.train()
     first = make_trainer(**common)

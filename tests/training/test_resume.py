@@ -56,7 +56,7 @@ def weights(trainer: DistillTrainer) -> dict[str, torch.Tensor]:
 @pytest.mark.parametrize("stop", [2, 5])
 def test_resume_is_bit_exact(make_trainer: MakeTrainer, settings: dict[str, Any], stop: int, tmp_path: Path) -> None:
     # Four batches an epoch, so that step 5 lies in the second epoch.
-    common = {**settings, "max_steps": 7, "save_steps": 1}
+    common = {**settings, "max_steps": 7, "save_steps": stop}
     whole = make_trainer(**common, output_dir=str(tmp_path / "whole"))
     whole.train()
     first = make_trainer(**common)
