@@ -1,0 +1,1 @@
+"""A teacher answers a prompt: local model, OpenAI-compatible server, replay of stored traces."""
