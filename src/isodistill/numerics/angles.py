@@ -7,7 +7,7 @@ vector and its change d = b - a alone, with t = ad / |a| and n = (dd - t^2) the 
 
     theta = atan2(sqrt(n), |a| + t)
 
-which adds up over the pieces of a node (rows of up and gate, column of down). For W = W0 + s B A the change is low rank,
+which adds up over the pieces of a node (rows of up and gate, column of down). In W = W0 + s B A the change is low rank,
 d_i = s ((B'_i - B_i) A' + B_i (A' - A)), so that the products cost O(m n r) and the change is never formed.
 """
 

@@ -1,0 +1,168 @@
+"""ang-DEN: what old heads keep bit for bit, what copies compute, what is counted, and what is refused."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from isodistill.continual import AngularDEN, DenOptions, GrowingMLP, SplitRule
+from isodistill.errors import UserError
+
+ALL = SplitRule(threshold=-1.0, k_max=None)
+SMALL: dict[str, Any] = {"steps": 20, "head_steps": 5, "short_steps": 5, "batch": 16, "lr": 1e-2}
+
+
+def task(seed: int, n: int = 40) -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    x = torch.randn(n, 6, generator=generator)
+    return x, (x @ torch.randn(6, 3, generator=generator)).argmax(1)
+
+
+def learner(rule: SplitRule | None = None, tasks: int = 2, **options: Any) -> AngularDEN:
+    den = AngularDEN([6, 8, 7], DenOptions(rule=rule or SplitRule(), **SMALL | options), seed=0)
+    for t in range(tasks):
+        den.learn(*task(t), n_classes=3)
+    return den
+
+
+@pytest.mark.parametrize("expand", [0, 3])
+def test_duplicating_all_leaves_old_logits_bitwise_unchanged(expand: int) -> None:
+    den = learner(ALL, tasks=1, select_threshold=-1.0, expand=expand)
+    x, kept = task(9)[0], []
+    for t in range(1, 4):
+        kept.append(den.model(x, t - 1).detach())
+        den.learn(*task(t), n_classes=3)
+        assert den.growth[-1]["duplicated"] > 0
+        for s, logits in enumerate(kept):
+            assert torch.equal(den.model(x, s), logits)
+
+
+def test_a_copy_computes_what_its_unit_did(monkeypatch: pytest.MonkeyPatch) -> None:
+    den = learner(SplitRule(mode="quantile", quantile=0.4), tasks=1, expand=0, short_steps=0, select_threshold=-1.0)
+    x, seen = task(5)[0], []
+    split = den._split
+
+    def watched(*args: Any) -> tuple[int, int]:
+        seen.append(den.model(x, 1).detach())
+        return split(*args)
+
+    monkeypatch.setattr(den, "_split", watched)
+    before = den.model.n_parameters
+    den.learn(*task(1), n_classes=3)
+    torch.testing.assert_close(den.model(x, 1), seen[0], rtol=1e-5, atol=1e-6)
+    # 4 of 8 and 3 of 7 units: incoming weights and bias; then outgoing ones, into 7 units and, for the copies, too.
+    grown = 4 * (6 + 1) + 4 * 7 + 3 * (8 + 4 + 1) + 3 * 3
+    assert den.model.n_parameters == before + (7 * 3 + 3) + grown
+
+
+def test_unselected_units_keep_their_bits_and_old_heads_too() -> None:
+    den = learner(SplitRule(threshold=math.pi), tasks=1, expand=0, select_threshold=0.35)
+    W, head = [w.detach().clone() for w in den.model.W], den.model.heads[0].detach().clone()
+    chosen: list[list[Tensor]] = []
+    select = den._select
+    den._select = lambda t: chosen.append(select(t)) or chosen[-1]  # type: ignore[method-assign, func-returns-value]
+    den.learn(*task(1), n_classes=3)
+    assert 0 < sum(int(s.sum()) for s in chosen[0]) < 15
+    for old, new, selected in zip(W, den.model.W, chosen[0], strict=True):
+        assert torch.equal(new[~selected], old[~selected])
+        assert not torch.equal(new[selected], old[selected])
+    assert torch.equal(den.model.heads[0], head)
+
+
+def test_threshold_pi_is_fine_tuning_bit_for_bit() -> None:
+    """The oracle: nn.Sequential and Adam, one head after the other, on the batches that the same generator draws."""
+    plain = {"head_steps": 0, "expand": 0, "l1": 0.0, "drift": 0.0, "select_threshold": -1.0}
+    den = learner(SplitRule(threshold=math.pi), tasks=3, **plain)
+    generator = torch.Generator().manual_seed(0)
+
+    def drawn(layer: nn.Linear) -> nn.Linear:
+        bound = 1 / math.sqrt(layer.in_features)
+        layer.weight.data.uniform_(-bound, bound, generator=generator)
+        layer.bias.data.zero_()
+        return layer
+
+    body = nn.Sequential(drawn(nn.Linear(6, 8)), nn.ReLU(), drawn(nn.Linear(8, 7)), nn.ReLU())
+    for t in range(3):
+        head, (x, y) = drawn(nn.Linear(7, 3)), task(t)
+        optimizer = torch.optim.Adam([*body.parameters(), *head.parameters()], lr=1e-2)
+        for _ in range(20):
+            rows = torch.randint(40, (16,), generator=generator)
+            optimizer.zero_grad()
+            F.cross_entropy(head(body(x[rows])), y[rows]).backward()
+            optimizer.step()
+        assert torch.equal(den.model.heads[t], head.weight)
+    assert torch.equal(den.model.W[0], body[0].weight)
+    assert torch.equal(den.model.W[1], body[2].weight)
+
+
+def test_the_largest_drifts_are_duplicated() -> None:
+    old = torch.eye(6)
+    theta = torch.tensor([0.1, 0.9, 0.5, 0.3, 0.7, 1.5])
+    new = torch.cos(theta)[:, None] * old + torch.sin(theta)[:, None] * old.roll(1, 1)
+    selected = torch.tensor([True, True, True, True, True, False])
+    rule = SplitRule(threshold=0.2, k_max=2)
+    assert rule(old, new, selected, torch.Generator()).duplicate.tolist() == [1, 4]
+    bands = SplitRule(mode="bands", lower=0.2, threshold=0.6)(old, new, selected, torch.Generator())
+    assert (bands.duplicate.tolist(), bands.restore.tolist()) == ([1, 4], [0])
+    scaled = SplitRule(metric="l2", threshold=0.2)(old, 3 * old, selected, torch.Generator())
+    assert len(scaled.duplicate) == 5
+    assert len(rule(old, 3 * old, selected, torch.Generator()).duplicate) == 0
+
+
+def test_bands_give_small_drifts_their_old_weights_back() -> None:
+    rule = SplitRule(mode="bands", lower=math.pi, threshold=math.pi)
+    den = learner(rule, tasks=1, expand=0, select_threshold=-1.0)
+    x = task(9)[0]
+    before = den.model(x, 0).detach()
+    den.learn(*task(1), n_classes=3)
+    assert den.growth[-1]["restored"] == 15
+    assert torch.equal(den.model(x, 0), before)
+
+
+def test_the_group_lasso_takes_units_away_again() -> None:
+    assert learner(SplitRule(threshold=math.pi), loss_threshold=0.0, expand=3).growth[-1]["expanded"] == 6
+    pruned = learner(SplitRule(threshold=math.pi), loss_threshold=0.0, expand=3, prune=1e9)
+    assert pruned.growth[-1]["expanded"] == 0
+    assert pruned.model.sizes == [6, 8, 7]
+
+
+def test_a_grown_network_is_saved_and_loaded(tmp_path: Path) -> None:
+    den = learner(SplitRule(mode="quantile", quantile=0.3), tasks=3)
+    assert den.model.sizes != [6, 8, 7]
+    den.model.save(tmp_path / "grown.safetensors")
+    again = GrowingMLP.load(tmp_path / "grown.safetensors")
+    x = task(9)[0]
+    assert all(torch.equal(again(x, t), den.model(x, t)) for t in range(3))
+    (tmp_path / "cut.safetensors").write_bytes((tmp_path / "grown.safetensors").read_bytes()[:50])
+    with pytest.raises(UserError, match=r"cut\.safetensors holds no grown network"):
+        GrowingMLP.load(tmp_path / "cut.safetensors")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"threshold": 4.0}, "angles lie in 0 to pi"),
+        ({"mode": "bands", "lower": 2.0}, "lower is 2.0"),
+        ({"quantile": 1.5}, "quantile is 1.5"),
+        ({"metric": "euclid"}, "metric is 'euclid'"),
+        ({"metric": "random"}, "needs mode quantile"),
+        ({"k_max": -1}, "k_max is -1"),
+    ],
+)
+def test_thresholds_out_of_range_are_refused(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        SplitRule(**options)
+
+
+def test_no_rows_and_too_much_growth_are_said() -> None:
+    den = learner(ALL, tasks=1, max_units=10, expand=0, select_threshold=-1.0)
+    with pytest.raises(ValueError, match=r"hidden layer 0 has 8 units and would get 8 more, above max_units \(10\)"):
+        den.learn(*task(1), n_classes=3)
+    with pytest.raises(ValueError, match="task 0 has no rows"):
+        learner(tasks=0).learn(torch.zeros(0, 6), torch.zeros(0).long(), 3)
