@@ -214,8 +214,8 @@ class AngularDEN:
             above = len(model.W[layer + 1]) if layer + 1 < len(sizes) else len(model.heads[task])
             rows, columns = (self._small(shape, n) for shape in ((k, n), (above, k)))
             model.append(layer, rows, torch.zeros(k), columns, task)
-        rows = [torch.arange(len(W)) >= size for W, size in zip(model.W, sizes, strict=True)]
-        self._train(x, y, task, options.short_steps, self._masks(rows), None, rows)
+        added = [torch.arange(len(W)) >= size for W, size in zip(model.W, sizes, strict=True)]
+        self._train(x, y, task, options.short_steps, self._masks(added), None, added)
         stayed = 0
         for layer, size in enumerate(sizes):
             norms = torch.linalg.vector_norm(model.W[layer].detach()[size:], dim=1)
@@ -224,7 +224,8 @@ class AngularDEN:
         return stayed
 
     def _small(self, shape: tuple[int, int], fan_in: int) -> Tensor:
-        return torch.randn(shape, generator=self.generator) / fan_in**0.5
+        drawn: Tensor = torch.randn(shape, generator=self.generator) / fan_in**0.5
+        return drawn
 
     def _require_room(self, added: Sequence[int]) -> None:
         for layer, (W, k) in enumerate(zip(self.model.W, added, strict=True)):

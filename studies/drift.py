@@ -1,0 +1,239 @@
+"""ang-DEN on permuted MNIST: angle, l2 and random nodes at equal growth, penalties, fine-tuning and joint training.
+
+    python studies/drift.py --data FOLDER
+
+Every run is a line of docs/results/drift-runs.jsonl and is not run again; docs/results/drift.json and the table of
+docs/results/drift.md are made from it. ``--runs 0`` only writes these.
+"""
+
+from __future__ import annotations
+
+import argparse
+import base64
+import gzip
+import json
+import math
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from scipy.stats import t as student_t
+from torch import Tensor
+from torch.nn import functional as F
+
+from isodistill.continual import AngularDEN, DenOptions, GrowingMLP, SplitRule
+from isodistill.continual.measures import average_accuracy, backward_transfer, forgetting
+from isodistill.data.files import write_lines
+from isodistill.evaluation import mean_sd
+
+RESULTS = Path("docs/results")
+BEGIN, END = "<!-- tables: begin, made by studies/drift.py from drift.json -->", "<!-- tables: end -->"
+SIZES, TASKS, SEEDS, CLASSES = [784, 64, 64], 10, (0, 1, 2), 10
+N_TRAIN, STEPS, BATCH, LR = 1000, 250, 64, 1e-3
+LABELS = {
+    "angular": "ang-DEN, top tenth by angle",
+    "l2": "DEN, top tenth by l2",
+    "random_nodes": "DEN, a random tenth",
+    "no_split": "DEN without splits",
+    "ewc": "EWC, lam 100, per-sample Fisher",
+    "l2_penalty": "l2 penalty, lam 1",
+    "none": "fine-tuning",
+    "joint": "joint training (all data)",
+}
+METRICS = ("acc", "bwt", "forgetting", "growth")
+RIVALS = ("l2", "random_nodes", "none")
+
+Task = tuple[Tensor, Tensor, Tensor, Tensor]
+Run = dict[str, Any]
+
+
+def main() -> None:
+    """Run what is missing, then write the records and the table."""
+    parser = argparse.ArgumentParser(description="ang-DEN and rivals on permuted MNIST.")
+    parser.add_argument("--data", type=Path, required=True, help="folder of the real data sets")
+    parser.add_argument("--runs", type=int, default=None, help="run at most so many; 0 only writes the results")
+    given = parser.parse_args()
+    torch.set_num_threads(1)
+    log = RESULTS / "drift-runs.jsonl"
+    runs = [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()] if log.is_file() else []
+    done = {(run["method"], run["seed"]) for run in runs}
+    missing = [(method, seed) for seed in SEEDS for method in LABELS if (method, seed) not in done]
+    images = read_images(given.data / "continual" / "mnist_binary")
+    for method, seed in missing[: given.runs]:
+        R, growth = METHODS[method](permuted(images, seed), seed)
+        numbers = {"acc": average_accuracy(R), "bwt": backward_transfer(R), "forgetting": forgetting(R)}
+        run = {"method": method, "seed": seed, **numbers, "growth": growth, "R": R}
+        with log.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(run) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+        runs.append(run)
+        print(f"{method}, seed {seed}: ACC {run['acc']:.3f}, growth {growth:.2f}", flush=True)
+    records = collect(runs)
+    write_lines(RESULTS / "drift.json", [json.dumps(records, indent=1, allow_nan=False)])
+    page = RESULTS / "drift.md"
+    before, _, rest = page.read_text(encoding="utf-8").partition(BEGIN)
+    text = f"{before}{BEGIN}\n\n{table(records)}\n\n{END}{rest.partition(END)[2]}"
+    write_lines(page, text.splitlines())
+
+
+def read_images(folder: Path) -> Task:
+    """Training and test pixels (N, 784) and digits (N,)."""
+    found: list[Tensor] = []
+    for split in ("train", "test"):
+        with gzip.open(folder / f"{split}.jsonl.gz", "rt", encoding="utf-8") as file:
+            rows = [json.loads(line) for line in file]
+        bits = np.stack([np.unpackbits(np.frombuffer(base64.b64decode(r["bits"]), np.uint8)) for r in rows])
+        found += [torch.from_numpy(bits).float(), torch.tensor([int(r["label"]) for r in rows])]
+    return found[0], found[1], found[2], found[3]
+
+
+def permuted(images: Task, seed: int) -> list[Task]:
+    """Ten tasks, each with its own order of the pixels and its own training rows; the seed draws both."""
+    x, y, x_test, y_test = images
+    generator = torch.Generator().manual_seed(seed)
+    tasks = []
+    for _ in range(TASKS):
+        rows = torch.randperm(len(x), generator=generator)[:N_TRAIN]
+        pixels = torch.randperm(x.shape[1], generator=generator)
+        tasks.append((x[rows][:, pixels], y[rows], x_test[:, pixels], y_test))
+    return tasks
+
+
+def den(rule: SplitRule) -> Callable[[list[Task], int], tuple[list[list[float]], float]]:
+    """A run of DEN with a rule."""
+
+    def run(tasks: list[Task], seed: int) -> tuple[list[list[float]], float]:
+        options = DenOptions(rule=rule, steps=STEPS, head_steps=50, short_steps=25, batch=BATCH, lr=LR, expand=0)
+        learner, R, sizes = AngularDEN(SIZES, options, seed), [], []
+        for i, (x, y, _, _) in enumerate(tasks):
+            learner.learn(x, y, CLASSES)
+            sizes.append(sum(W.numel() for W in learner.model.W))
+            R.append([learner.accuracy(tasks[j][2], tasks[j][3], j) for j in range(i + 1)])
+        return R, sizes[-1] / sizes[0]
+
+    return run
+
+
+def fixed(kind: str) -> Callable[[list[Task], int], tuple[list[list[float]], float]]:
+    """A run of a network that does not grow: no penalty, EWC or l2 on the body, or joint training."""
+
+    def run(tasks: list[Task], seed: int) -> tuple[list[list[float]], float]:
+        generator = torch.Generator().manual_seed(seed)
+        model, R = GrowingMLP(SIZES, generator), []
+        anchors: list[tuple[list[Tensor], list[Tensor]]] = []
+        if kind == "joint":
+            for _ in tasks:
+                model.add_head(CLASSES, generator)
+            fit(model, tasks, range(len(tasks)), anchors, generator)
+            accuracies = [accuracy(model, task, j) for j, task in enumerate(tasks)]
+            return [accuracies[: i + 1] for i in range(len(tasks))], 1.0
+        for i, task in enumerate(tasks):
+            model.add_head(CLASSES, generator)
+            fit(model, tasks, [i], anchors, generator)
+            if kind != "none":
+                anchors.append(anchor(model, task, i, kind))
+            R.append([accuracy(model, tasks[j], j) for j in range(i + 1)])
+        return R, 1.0
+
+    return run
+
+
+def fit(model: GrowingMLP, tasks: list[Task], seen: Any, anchors: Any, generator: torch.Generator) -> None:
+    """As many steps per task as DEN takes; the penalty is (1/2) sum F (W - W*)^2 over the anchors."""
+    body = [*model.W, *model.b]
+    heads = [p for t in seen for p in (model.heads[t], model.head_biases[t])]
+    optimizer = torch.optim.Adam([*body, *heads], lr=LR)
+    order = torch.randperm((STEPS + 50) * len(seen), generator=generator) % len(seen)
+    for t in (seen[int(k)] for k in order):
+        x, y = tasks[t][:2]
+        rows = torch.randint(len(x), (BATCH,), generator=generator)
+        loss = F.cross_entropy(model(x[rows], t), y[rows])
+        for weights, old in anchors:
+            loss = loss + sum((w * (p - o).square()).sum() for w, p, o in zip(weights, body, old, strict=True)) / 2
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+
+
+def anchor(model: GrowingMLP, task: Task, t: int, kind: str) -> tuple[list[Tensor], list[Tensor]]:
+    """The body as it stands, and how firmly each entry is held: lam F from 200 single rows, or 1."""
+    body = [*model.W, *model.b]
+    weights = [torch.ones_like(p) if kind == "l2_penalty" else torch.zeros_like(p) for p in body]
+    for n in range(200 if kind == "ewc" else 0):
+        loss = F.cross_entropy(model(task[0][n : n + 1], t), task[1][n : n + 1])
+        for w, g in zip(weights, torch.autograd.grad(loss, body), strict=True):
+            w += 100 / 200 * g.square()
+    return weights, [p.detach().clone() for p in body]
+
+
+@torch.no_grad()
+def accuracy(model: GrowingMLP, task: Task, t: int) -> float:
+    """Share of right answers on the test rows of a task."""
+    return float((model(task[2], t).argmax(1) == task[3]).double().mean())
+
+
+METHODS = {
+    "angular": den(SplitRule(mode="quantile")),
+    "l2": den(SplitRule(metric="l2", mode="quantile")),
+    "random_nodes": den(SplitRule(metric="random", mode="quantile")),
+    "no_split": den(SplitRule(threshold=math.pi)),
+    **{kind: fixed(kind) for kind in ("ewc", "l2_penalty", "none", "joint")},
+}
+
+
+def collect(runs: list[Run]) -> list[Run]:
+    """One record per method and metric; differences are paired by seed, and more is better."""
+    records = []
+    for method in LABELS:
+        for metric in METRICS:
+            found = {m: {r["seed"]: r[metric] for r in runs if r["method"] == m} for m in (method, *RIVALS)}
+            own = found[method]
+            if not own:
+                continue
+            sign = -1 if metric in ("forgetting", "growth") else 1
+            differences = {}
+            for rival in RIVALS:
+                apart = [sign * (own[s] - found[rival][s]) for s in own if s in found[rival]]
+                if rival != method and len(apart) >= 3:
+                    differences[rival] = interval(apart)
+            mean, sd = mean_sd(list(own.values()))
+            setting = f"permuted MNIST (black and white), {TASKS} tasks of {N_TRAIN} rows, task-incremental"
+            records.append(
+                {"setting": setting, "student": "MLP 784-64-64", "method": method, "metric": metric}
+                | {"mean": round(mean, 6), "sd": round(sd, 6), "seeds": list(own.values())}
+                | {"diff_to": differences, "command": "python studies/drift.py --data FOLDER"}
+            )
+    return records
+
+
+def interval(differences: list[float]) -> list[float]:
+    """Mean and its 95 % interval over seeds: t distribution, n - 1 degrees of freedom."""
+    mean, sd = mean_sd(differences)
+    half = float(student_t.ppf(0.975, len(differences) - 1)) * sd / math.sqrt(len(differences))
+    return [round(number, 6) for number in (mean, mean - half, mean + half)]
+
+
+def table(records: list[Run]) -> str:
+    """One row per method."""
+    found = {(r["method"], r["metric"]): r for r in records}
+    lines = [
+        "| method | ACC | BWT | forgetting | growth | ACC above l2 by | ACC above fine-tuning by |",
+        "| --- | ---: | ---: | ---: | ---: | ---: | ---: |",
+    ]
+    for method, label in LABELS.items():
+        if (method, "acc") in found:
+            cells = [f"{found[method, m]['mean']:.3f} ± {found[method, m]['sd']:.3f}" for m in METRICS]
+            apart = found[method, "acc"]["diff_to"]
+            for rival in ("l2", "none"):
+                three = apart.get(rival)
+                cells.append("-" if three is None else f"{three[0]:+.3f} ({three[1]:+.3f} to {three[2]:+.3f})")
+            lines.append(f"| {label} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    main()
