@@ -1,4 +1,4 @@
-"""ang-DEN on permuted MNIST: angle, l2 and random nodes at equal growth, penalties, fine-tuning and joint training.
+"""ang-DEN on permuted, rotated and split MNIST: nodes by angle, l2 and chance at equal growth, and rivals.
 
     python studies/drift.py --data FOLDER
 
@@ -52,26 +52,27 @@ Run = dict[str, Any]
 
 def main() -> None:
     """Run what is missing, then write the records and the table."""
-    parser = argparse.ArgumentParser(description="ang-DEN and rivals on permuted MNIST.")
+    parser = argparse.ArgumentParser(description="ang-DEN and rivals on streams made of MNIST.")
     parser.add_argument("--data", type=Path, required=True, help="folder of the real data sets")
     parser.add_argument("--runs", type=int, default=None, help="run at most so many; 0 only writes the results")
     given = parser.parse_args()
     torch.set_num_threads(1)
     log = RESULTS / "drift-runs.jsonl"
     runs = [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()] if log.is_file() else []
-    done = {(run["method"], run["seed"]) for run in runs}
-    missing = [(method, seed) for seed in SEEDS for method in LABELS if (method, seed) not in done]
+    done = {(run["setting"], run["method"], run["seed"]) for run in runs}
+    planned = [(setting, method, seed) for setting in SETTINGS for seed in SEEDS for method in LABELS]
+    missing = [run for run in planned if run not in done]
     images = read_images(given.data / "continual" / "mnist_binary")
-    for method, seed in missing[: given.runs]:
-        R, growth = METHODS[method](permuted(images, seed), seed)
+    for setting, method, seed in missing[: given.runs]:
+        R, growth = METHODS[method](SETTINGS[setting][1](images, seed), seed)
         numbers = {"acc": average_accuracy(R), "bwt": backward_transfer(R), "forgetting": forgetting(R)}
-        run = {"method": method, "seed": seed, **numbers, "growth": growth, "R": R}
+        run = {"setting": setting, "method": method, "seed": seed, **numbers, "growth": growth, "R": R}
         with log.open("a", encoding="utf-8") as file:
             file.write(json.dumps(run) + "\n")
             file.flush()
             os.fsync(file.fileno())
         runs.append(run)
-        print(f"{method}, seed {seed}: ACC {run['acc']:.3f}, growth {growth:.2f}", flush=True)
+        print(f"{setting}, {method}, seed {seed}: ACC {run['acc']:.3f}, growth {growth:.2f}", flush=True)
     records = collect(runs)
     write_lines(RESULTS / "drift.json", [json.dumps(records, indent=1, allow_nan=False)])
     page = RESULTS / "drift.md"
@@ -101,6 +102,46 @@ def permuted(images: Task, seed: int) -> list[Task]:
         pixels = torch.randperm(x.shape[1], generator=generator)
         tasks.append((x[rows][:, pixels], y[rows], x_test[:, pixels], y_test))
     return tasks
+
+
+def rotated(images: Task, seed: int) -> list[Task]:
+    """Ten tasks, the images turned by 0 to 162 degrees; the seed draws the order of the angles and the rows."""
+    x, y, x_test, y_test = images
+    generator = torch.Generator().manual_seed(seed)
+    tasks = []
+    for turn in torch.randperm(TASKS, generator=generator).tolist():
+        rows = torch.randperm(len(x), generator=generator)[:N_TRAIN]
+        tasks.append((turned(x[rows], 18 * turn), y[rows], turned(x_test, 18 * turn), y_test))
+    return tasks
+
+
+def turned(x: Tensor, degrees: float) -> Tensor:
+    """Images (N, 784) turned about their middle, the nearest pixel taken."""
+    a = math.radians(degrees)
+    matrix = torch.tensor([[math.cos(a), -math.sin(a), 0.0], [math.sin(a), math.cos(a), 0.0]])
+    grid = F.affine_grid(matrix.expand(len(x), 2, 3), [len(x), 1, 28, 28], align_corners=False)
+    return F.grid_sample(x.view(-1, 1, 28, 28), grid, mode="nearest", align_corners=False).flatten(1)
+
+
+def split(images: Task, seed: int) -> list[Task]:
+    """Five tasks of two digits each; the seed draws the pairs, their order and the rows."""
+    x, y, x_test, y_test = images
+    generator = torch.Generator().manual_seed(seed)
+    tasks = []
+    for one, other in torch.randperm(10, generator=generator).view(5, 2).tolist():
+        mine, asked = ((digits == one) | (digits == other) for digits in (y, y_test))
+        rows = mine.nonzero().squeeze(1)
+        rows = rows[torch.randperm(len(rows), generator=generator)[:N_TRAIN]]
+        tasks.append((x[rows], (y[rows] == other).long(), x_test[asked], (y_test[asked] == other).long()))
+    return tasks
+
+
+SETTINGS: dict[str, tuple[str, Callable[[Task, int], list[Task]]]] = {
+    "permuted": ("permuted MNIST, 10 tasks of 1,000 rows, task-incremental", permuted),
+    "rotated": ("rotated MNIST, 10 tasks of 1,000 rows, task-incremental", rotated),
+    "split": ("split MNIST, 5 tasks of two digits and at most 1,000 rows, task-incremental", split),
+}
+"""Setting -> label, and what makes its tasks from the images and a seed."""
 
 
 def den(rule: SplitRule) -> Callable[[list[Task], int], tuple[list[list[float]], float]]:
@@ -186,28 +227,40 @@ METHODS = {
 
 
 def collect(runs: list[Run]) -> list[Run]:
-    """One record per method and metric; differences are paired by seed, and more is better."""
-    records = []
-    for method in LABELS:
-        for metric in METRICS:
-            found = {m: {r["seed"]: r[metric] for r in runs if r["method"] == m} for m in (method, *RIVALS)}
-            own = found[method]
-            if not own:
-                continue
-            sign = -1 if metric in ("forgetting", "growth") else 1
-            differences = {}
-            for rival in RIVALS:
-                apart = [sign * (own[s] - found[rival][s]) for s in own if s in found[rival]]
-                if rival != method and len(apart) >= 3:
-                    differences[rival] = interval(apart)
-            mean, sd = mean_sd(list(own.values()))
-            setting = f"permuted MNIST (black and white), {TASKS} tasks of {N_TRAIN} rows, task-incremental"
-            records.append(
-                {"setting": setting, "student": "MLP 784-64-64", "method": method, "metric": metric}
-                | {"mean": round(mean, 6), "sd": round(sd, 6), "seeds": list(own.values())}
-                | {"diff_to": differences, "command": "python studies/drift.py --data FOLDER"}
-            )
-    return records
+    """One record per setting, method and metric; differences are paired by seed, and more is better."""
+    found: dict[tuple[str, str], dict[int, Run]] = {}
+    for run in runs:
+        found.setdefault((run["setting"], run["method"]), {})[run["seed"]] = run
+    return [
+        record(setting, method, metric, {m: found.get((setting, m), {}) for m in (method, *RIVALS)})
+        for setting in SETTINGS
+        for method in LABELS
+        for metric in METRICS
+        if (setting, method) in found
+    ]
+
+
+def record(setting: str, method: str, metric: str, found: dict[str, dict[int, Run]]) -> Run:
+    """One metric of a method over seeds, with its differences to the rivals."""
+    own, differences = found[method], {}
+    sign = -1 if metric in ("forgetting", "growth") else 1
+    for rival in RIVALS:
+        apart = [sign * (own[s][metric] - found[rival][s][metric]) for s in own if s in found[rival]]
+        if rival != method and len(apart) >= 3:
+            differences[rival] = interval(apart)
+    values = [own[seed][metric] for seed in sorted(own)]
+    mean, sd = mean_sd(values)
+    return {
+        "setting": SETTINGS[setting][0],
+        "student": "MLP 784-64-64",
+        "method": method,
+        "metric": metric,
+        "mean": round(mean, 6),
+        "sd": None if math.isnan(sd) else round(sd, 6),
+        "seeds": values,
+        "diff_to": differences,
+        "command": "python studies/drift.py --data FOLDER",
+    }
 
 
 def interval(differences: list[float]) -> list[float]:
@@ -218,21 +271,38 @@ def interval(differences: list[float]) -> list[float]:
 
 
 def table(records: list[Run]) -> str:
-    """One row per method."""
-    found = {(r["method"], r["metric"]): r for r in records}
-    lines = [
-        "| method | ACC | BWT | forgetting | growth | ACC above l2 by | ACC above fine-tuning by |",
-        "| --- | ---: | ---: | ---: | ---: | ---: | ---: |",
-    ]
-    for method, label in LABELS.items():
-        if (method, "acc") in found:
-            cells = [f"{found[method, m]['mean']:.3f} ± {found[method, m]['sd']:.3f}" for m in METRICS]
-            apart = found[method, "acc"]["diff_to"]
-            for rival in ("l2", "none"):
-                three = apart.get(rival)
-                cells.append("-" if three is None else f"{three[0]:+.3f} ({three[1]:+.3f} to {three[2]:+.3f})")
-            lines.append(f"| {label} | {' | '.join(cells)} |")
-    return "\n".join(lines)
+    """A table for each setting, one row per method."""
+    lines: list[str] = []
+    for label, _ in SETTINGS.values():
+        found = {(r["method"], r["metric"]): r for r in records if r["setting"] == label}
+        if not found:
+            continue
+        lines += [
+            "",
+            f"### {label[0].upper()}{label[1:]}",
+            "",
+            "| method | ACC | BWT | forgetting | growth | ACC above l2 by | ACC above fine-tuning by |",
+            "| --- | ---: | ---: | ---: | ---: | ---: | ---: |",
+        ]
+        for method, name in LABELS.items():
+            if (method, "acc") in found:
+                apart = found[method, "acc"]["diff_to"]
+                cells = [
+                    *(spread(found[method, m]) for m in METRICS),
+                    *(difference(apart.get(r)) for r in ("l2", "none")),
+                ]
+                lines.append(f"| {name} | {' | '.join(cells)} |")
+    return "\n".join(lines).strip()
+
+
+def spread(record: Run) -> str:
+    """Mean and standard deviation."""
+    return f"{record['mean']:.3f}" + ("" if record["sd"] is None else f" ± {record['sd']:.3f}")
+
+
+def difference(paired: list[float] | None) -> str:
+    """A paired difference with its interval; a dash where there is none."""
+    return "-" if paired is None else f"{paired[0]:+.3f} ({paired[1]:+.3f} to {paired[2]:+.3f})"
 
 
 if __name__ == "__main__":
