@@ -243,6 +243,18 @@ def test_settings_that_do_not_go_together(teach: Any, tmp_path: Path, group: dic
     assert "sk-12345" not in printed
 
 
+def test_a_model_in_this_process_teaches(write: Any, teach: Any, tmp_path: Path, student_folder: Path) -> None:
+    teachers = {"a": {"kind": "local", "model": str(student_folder), "workers": 4}}
+    code, printed = teach(write(teachers=teachers, keep="all", prompt="plain", max_tokens=6))
+    splits = [lines(tmp_path / f"run/problems/{split}.jsonl") for split in ("train", "valid")]
+    assert len(lines(tmp_path / "run/traces.jsonl")) - 1 == sum(map(len, splits))
+    assert (code, f"None of {len(splits[0])} traces can be learned from. The first one was cut off" in printed) == (
+        2,
+        True,
+    )
+    assert Adder.asked == []
+
+
 def test_a_comparison_asks_once_for_all_its_runs(write: Any, tmp_path: Path) -> None:
     recipe = load_recipe(write())
     compare_methods(recipe, Plan(["erm", "erm_pooled"], [0]), tmp_path / "compare", "isodistill compare", jobs=1)

@@ -95,6 +95,7 @@ def ask_all(
         try:
             wait(running, return_when=FIRST_EXCEPTION)
         except KeyboardInterrupt:
+            print("\nCtrl-C: waiting for the requests in flight; press again to stop at once.", flush=True)
             raise KeyboardInterrupt("Stopped; every answer is kept, and the same command goes on from here.") from None
         finally:
             stop.set()
