@@ -75,9 +75,10 @@ def judge(row: Row, text: str, finish_reason: str, *, check_steps: bool) -> Judg
 
 
 def _foreign(text: str, prompt: str) -> float:
-    """Share of the letters of ``text`` whose script does not occur in ``prompt``."""
-    scripts = _scripts(text)
-    known = _scripts(prompt).keys()
+    """Share of the letters of ``text`` whose script does not occur in ``prompt``; 0 for a prompt without letters."""
+    scripts, known = _scripts(text), _scripts(prompt)
+    if not known:
+        return 0.0
     return sum(count for script, count in scripts.items() if script not in known) / max(1, scripts.total())
 
 
