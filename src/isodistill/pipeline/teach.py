@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -125,12 +125,13 @@ def _plan(recipe: Recipe, folder: Path) -> _Plan:
     shown = teach.examples or (builtin_examples() if teach.prompt == "few_shot" else None)
     examples = [] if shown is None else load_rows(shown, max_refused=0).rows
     template, plain = load_template(teach.prompt, examples), load_template("plain")
+    settings = teach.settings
     asked = []
     for split in ("train", "valid"):
         if (folder / "problems" / f"{split}.jsonl").exists():
             for row in read_split(folder, split):
-                asked += [_Asked(row, split, one) for one in _requests(teach, template, plain, row)]
-    by_name = {settings.identity: settings for settings in teach.settings.values()}
+                asked += [_Asked(row, split, one) for one in _requests(teach, settings, template, plain, row)]
+    by_name = {one.identity: one for one in settings.values()}
     made_with = {"teachers": sorted(by_name), "template": template.id, "sampling": asdict(teach.sampling)}
     keys = sorted(asked_one.request.key for asked_one in asked)
     problems = [folder / "problems" / f"{split}.jsonl" for split in ("train", "valid")]
@@ -138,7 +139,9 @@ def _plan(recipe: Recipe, folder: Path) -> _Plan:
     return _Plan(teach, by_name, asked, made_with, inputs)
 
 
-def _requests(teach: Teach, template: Template, plain: Template, row: Row) -> list[Request]:
+def _requests(
+    teach: Teach, settings: Mapping[str, TeacherSettings], template: Template, plain: Template, row: Row
+) -> list[Request]:
     """What is asked about one problem: one teacher by its column, or all."""
     names = list(teach.teachers)
     if teach.by is not None:
@@ -150,7 +153,6 @@ def _requests(teach: Teach, template: Template, plain: Template, row: Row) -> li
                 f"of none: {', '.join(names)}. Add it to teach.route."
             )
         names = [str(name)]
-    settings = teach.settings
     requests = []
     for name in names:
         # Traces on disk are found by the problem itself, whatever was around it when they were asked for.
@@ -169,7 +171,8 @@ def _ask(recipe: Recipe, plan: _Plan, store: AnswerStore) -> list[Refused]:
     with tqdm(total=len(todo), desc="teach") as bar:
 
         def advance(request: Request) -> None:
-            bar.update()
+            with tqdm.get_lock():  # called from the workers
+                bar.update()
 
         return ask_all(
             teachers,

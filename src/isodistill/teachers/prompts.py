@@ -11,6 +11,7 @@ import hashlib
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from importlib import resources
 from pathlib import Path
 
@@ -62,34 +63,36 @@ class Template:
         """
         earlier = [] if isinstance(row.prompt, str) else [dict(message) for message in row.prompt[:-1]]
         prompt = _own_text(row)
+        shown = [
+            {"prompt": _own_text(example), "completion": example.completion}
+            for example in self.examples
+            if _own_text(example) != prompt
+        ]
+        known = {
+            "prompt": prompt,
+            "answer_type": row.answer_type,
+            "domain": row.domain,
+            "choices": row.choices,
+            "form": _FORMS.get(row.answer_type or "", "a few words"),
+            "examples": shown,
+        }
+        try:
+            filled = [{"role": role, "content": part.render(known).strip()} for role, part in self._parts]
+        except jinja2.TemplateError as error:
+            raise UserError(f"The template {self.name} cannot be filled in for row {row.id}: {error}.") from error
+        return [*filled[:-1], *earlier, filled[-1]]
+
+    @cached_property
+    def _parts(self) -> list[tuple[str, jinja2.Template]]:
+        """Role and content of each message."""
         environment = jinja2.Environment(
             undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True, autoescape=False
         )
         parts = _ROLE.split(self.text)
-        try:
-            filled = [
-                {
-                    "role": role,
-                    "content": environment.from_string(text.strip("\n"))
-                    .render(
-                        prompt=prompt,
-                        answer_type=row.answer_type,
-                        domain=row.domain,
-                        choices=row.choices,
-                        form=_FORMS.get(row.answer_type or "", "a few words"),
-                        examples=[
-                            {"prompt": _own_text(example), "completion": example.completion}
-                            for example in self.examples
-                            if _own_text(example) != prompt
-                        ],
-                    )
-                    .strip(),
-                }
-                for role, text in zip(parts[1::2], parts[2::2], strict=True)
-            ]
-        except jinja2.TemplateError as error:
-            raise UserError(f"The template {self.name} cannot be filled in for row {row.id}: {error}.") from error
-        return [*filled[:-1], *earlier, filled[-1]]
+        return [
+            (role, environment.from_string(text.strip("\n")))
+            for role, text in zip(parts[1::2], parts[2::2], strict=True)
+        ]
 
 
 def load_template(name: str, examples: Sequence[Row] = ()) -> Template:
