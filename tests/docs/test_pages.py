@@ -24,7 +24,7 @@ PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").r
 NAMES = [str(page.relative_to(ROOT)) for page in PAGES]
 
 FENCE = re.compile(r'^```(\w+)(?: title="([^"]+)")?\n(.*?)^```$', re.MULTILINE | re.DOTALL)
-TRAINS = re.compile(r"isodistill (?:compare|demo|run|train)\b|own_data\.py|prontoqa\.py")
+TRAINS = re.compile(r"isodistill (?:compare|demo|run|train)\b|own_data\.py|prontoqa\.py|traces\.py --seeds 0")
 SMALL = (
     " --set student=tiny --set train.steps=2 --set evaluate.max_new_tokens=8 --set evaluate.max_sets=4"
     " --set isomers.n_sets=60"
@@ -56,6 +56,7 @@ def commands(block: Block) -> list[str]:
 def in_small(command: str) -> str:
     command = LAB.sub(lambda found: found[0] + SMALL_LAB, command.replace("studies/lab.py", "studies/lab.py --runs 1"))
     command = command.replace("studies/drift.py", "studies/drift.py --runs 0")  # writes the tables from the records
+    command = command.replace("studies/traces.py", "studies/traces.py --seeds 0")
     if command.startswith("make "):
         return command.replace("make ", f"make --dry-run -C {ROOT} ", 1)
     return TRAINS.sub(lambda found: found[0] + SMALL, command)  # before the page's own overrides, which so win

@@ -1,4 +1,4 @@
-"""A run that dies on purpose: imported by the processes that test_sigkill.py starts."""
+"""Runs that die on purpose, or are killed: imported by the processes that tests start."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from multiprocessing.queues import SimpleQueue
 from pathlib import Path
 from typing import Any
 
-from isodistill.pipeline import run_recipe
-from isodistill.recipe import Recipe
+from isodistill.pipeline import run_recipe, teach_run
+from isodistill.recipe import Recipe, load_recipe
 
 CHANGES = ("open", "os.rename", "os.remove", "os.rmdir", "os.truncate")
 
@@ -34,6 +34,15 @@ def walk(recipe: Recipe, folder: Path, place: str, die_at: int, changes: SimpleQ
     sys.addaudithook(watch)
     run_recipe(recipe, folder, "isodistill run recipe.yaml")
     changes.put(done)
+
+
+def teach(folder: Path) -> None:
+    """``isodistill teach recipe.yaml --out run`` in ``folder``; what it prints goes to ``output.txt``."""
+    os.chdir(folder)
+    output = os.open("output.txt", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    for stream in (sys.stdout, sys.stderr):
+        os.dup2(output, stream.fileno())
+    teach_run(load_recipe(Path("recipe.yaml")), Path("run"), dry=False)
 
 
 def _changed(event: str, args: tuple[Any, ...], folder: str) -> str | None:
