@@ -14,7 +14,7 @@ from fractions import Fraction
 
 from isodistill.data.rows import Row
 from isodistill.isomers.expressions import evaluate, parse_expression
-from isodistill.isomers.rewrite.words import numbers_in
+from isodistill.isomers.words import numbers_in
 
 __all__ = ["Slot", "Template", "derive_template"]
 

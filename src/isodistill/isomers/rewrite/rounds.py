@@ -14,7 +14,7 @@ from isodistill.isomers.check import Rejection
 from isodistill.isomers.rewrite import prompts
 from isodistill.isomers.rewrite.asking import Ask
 from isodistill.isomers.rewrite.structure import Structure, difference, read_structure
-from isodistill.isomers.rewrite.words import NEAR_COPY, changed_language, changed_numbers, overlap
+from isodistill.isomers.words import NEAR_COPY, changed_language, changed_numbers, overlap
 from isodistill.teachers.base import Messages
 
 __all__ = ["Attempt", "Rewriting", "rewrite_problems"]
