@@ -39,7 +39,9 @@ def test_nothing_heavy_is_imported_before_it_is_needed(arguments: list[str]) -> 
 def test_help_lists_every_verb(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     assert call(monkeypatch, "--help") == 0
     text = capsys.readouterr().out
-    assert all(verb in text for verb in ("demo", "run", "train", "evaluate", "report", "env", "isomers", "--debug"))
+    assert all(
+        verb in text for verb in ("demo", "run", "teach", "train", "evaluate", "report", "env", "isomers", "--debug")
+    )
 
 
 def test_the_process_ends_with_code_2_and_one_paragraph(tmp_path: Path) -> None:

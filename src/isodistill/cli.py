@@ -99,6 +99,23 @@ def train(recipe: RecipeArg, out: OutOption = None, overrides: SetOption = None)
 
 
 @app.command()
+def teach(
+    recipe: RecipeArg,
+    out: OutOption = None,
+    overrides: SetOption = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Ask nothing; say how much would be asked.")] = False,
+) -> None:
+    """Let teachers solve the problems, verify their traces, and keep the rows to train on in RUN/taught."""
+    from isodistill.recipe import load_recipe
+
+    loaded, folder = load_recipe(recipe, overrides or []), out or Path("runs") / recipe.stem
+    from isodistill.pipeline import teach_run
+
+    for line in teach_run(loaded, folder, dry=dry_run):
+        typer.echo(line)
+
+
+@app.command()
 def evaluate(run: RunArg, overrides: SetOption = None) -> None:
     """Answer the test problems of a run folder before and after training, and write results.json."""
     from isodistill.recipe import load_recipe

@@ -186,6 +186,7 @@ class Recipe:
         baseline: method trained beside it from the same start, for the paired difference; null trains none.
         objective: slot; null takes the preset's.
         alignment: slot; null takes the preset's.
+        teach: settings of ``teachers.settings.Teach``; null learns from the completions of the problems.
         lora: arguments of ``peft.LoraConfig``.
         train: arguments of ``DistillConfig`` (transformers.TrainingArguments names); ``steps`` is ``max_steps``, and
             gives way to ``max_steps`` or ``num_train_epochs``.
@@ -203,6 +204,7 @@ class Recipe:
     baseline: str | None = "erm"
     objective: dict[str, Any] | None = None
     alignment: dict[str, Any] | None = None
+    teach: dict[str, Any] | None = None
     isomers: Isomers = field(default_factory=Isomers)
     split: Split = field(default_factory=Split)
     overlap: Overlap = field(default_factory=Overlap)

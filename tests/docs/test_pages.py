@@ -24,7 +24,7 @@ PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").r
 NAMES = [str(page.relative_to(ROOT)) for page in PAGES]
 
 FENCE = re.compile(r'^```(\w+)(?: title="([^"]+)")?\n(.*?)^```$', re.MULTILINE | re.DOTALL)
-TRAINS = re.compile(r"isodistill (?:compare|demo|run|train)\b|own_data\.py|prontoqa\.py")
+TRAINS = re.compile(r"isodistill (?:compare|demo|run|train)\b|own_data\.py|prontoqa\.py|traces\.py")
 SMALL = (
     " --set student=tiny --set train.steps=2 --set evaluate.max_new_tokens=8 --set evaluate.max_sets=4"
     " --set isomers.n_sets=60"

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import yaml
 
+from isodistill.errors import UserError
 from isodistill.report import write_report
 
 MakeRun = Callable[..., Path]
@@ -290,6 +291,28 @@ def test_a_loss_that_was_not_finite_is_reported(make_run: MakeRun) -> None:
     run = make_run("iga")
     edit_lines(run / "metrics.jsonl", lambda line: line.update(loss=float("nan")) if line["step"] <= 10 else None)
     assert "the training loss was not a finite number at 2 log events" in Page(report(run)).words
+
+
+def test_traces_of_teachers_have_a_section_of_their_own(make_run: MakeRun) -> None:
+    run = make_run("iga")
+    assert "<h2>Traces</h2>" not in report(run)
+    one = {"traces": 8, "yield": 0.75, "verdicts": {"correct": 6, "wrong": 2}, "mean_tokens": None, "mean_words": 31.6}
+    taught = {
+        "requests": 9, "answered": 8, "prompt_tokens": 70, "completion_tokens": 400, "cost": 0.0123, "refused": 1,
+        "all": one, "by_domain": {"law": one}, "by_teacher": {"server:<big>": one},
+        "examples": {"wrong": "row-3 of server:<big>: answers 7 instead of 9"},
+        "disagreement": {"a | b": {"problems": 4, "differ": 3}},
+    }  # fmt: skip
+    (run / "taught").mkdir()
+    (run / "taught/teach.json").write_text(json.dumps(taught))
+    page = report(run)
+    section = page[page.index("<h2>Traces</h2>") : page.index("<h2>Training</h2>")]
+    for words in ("8 of 9 requests were answered, 1 refused", "0.0123 in money", "75.0", "wrong answer", "law", ">32<",
+                  "server:&lt;big&gt;", "answers 7 instead of 9", "differ in 3 of 4 problems"):  # fmt: skip
+        assert words in section
+    (run / "taught/teach.json").write_text("{")
+    with pytest.raises(UserError, match=r"teach.json is damaged"):
+        report(run)
 
 
 def test_without_a_training_log_the_page_says_so(make_run: MakeRun) -> None:

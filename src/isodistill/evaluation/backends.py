@@ -6,7 +6,6 @@ everything computed from them (the LCS family) is null.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from typing import Any, Protocol
@@ -17,8 +16,11 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from isodistill.errors import UserError
 from isodistill.evaluation.generate import Generation, generate
 from isodistill.evaluation.verify import Finish
+from isodistill.teachers.server import open_client
 
 __all__ = ["Backend", "LocalBackend", "OpenAIBackend"]
+
+_KEY_FROM = "OPENAI_API_KEY"
 
 
 class Backend(Protocol):
@@ -101,13 +103,9 @@ class OpenAIBackend:
     gives_logits = False
 
     def __init__(self, base_url: str, model: str, context: int) -> None:
-        try:
-            import openai
-        except ImportError as error:
-            raise UserError("evaluate.backend openai needs the extra: pip install 'isodistill[openai]'.") from error
+        self._errors, self._client = open_client(base_url, _KEY_FROM, "evaluate.backend openai", "openai")
         self.context = context
-        self._model, self._base_url, self._errors = model, base_url, openai
-        self._client = openai.OpenAI(base_url=base_url, api_key=os.environ.get("OPENAI_API_KEY") or "none")
+        self._model, self._base_url = model, base_url
 
     def generate(
         self,
@@ -158,7 +156,7 @@ class OpenAIBackend:
             )
         except self._errors.AuthenticationError:
             # Without its own words, which may show parts of the key.
-            raise UserError(f"{self._base_url} refuses the key in the environment variable OPENAI_API_KEY.") from None
+            raise UserError(f"{self._base_url} refuses the key in the environment variable {_KEY_FROM}.") from None
         except self._errors.OpenAIError as error:
             raise UserError(
                 f"{self._base_url} gave no answer of model {self._model!r}: {error} "

@@ -1,4 +1,4 @@
-"""The walk through the steps of a run: problems -> before -> train -> after -> results -> report."""
+"""The walk through the steps of a run: problems -> traces -> before -> train -> after -> results -> report."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from isodistill.pipeline.compare import Plan, compare_methods
 from isodistill.pipeline.demo import demo_recipe
 from isodistill.pipeline.environment import describe_environment
 from isodistill.pipeline.steps import write_results
-from isodistill.pipeline.walk import evaluate_run, report_runs, run_recipe, train_run
+from isodistill.pipeline.walk import evaluate_run, report_runs, run_recipe, teach_run, train_run
 
 __all__ = [
     "Plan",
@@ -16,6 +16,7 @@ __all__ = [
     "evaluate_run",
     "report_runs",
     "run_recipe",
+    "teach_run",
     "train_run",
     "write_results",
 ]

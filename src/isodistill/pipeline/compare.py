@@ -20,6 +20,7 @@ from isodistill.pipeline.problems import check_askable, make_problems, test_spli
 from isodistill.pipeline.search import CONTROLS, method_recipe, searched
 from isodistill.pipeline.stamps import Stamps
 from isodistill.pipeline.steps import resolved, write_recipe
+from isodistill.pipeline.teach import teach_rows
 from isodistill.pipeline.walk import read_results
 from isodistill.recipe import Recipe
 from isodistill.report import write_comparison_report
@@ -55,6 +56,8 @@ def compare_methods(recipe: Recipe, plan: Plan, out: Path, command: str, jobs: i
     write_recipe(replace(recipe, baseline=None), out)
     make_problems(recipe, out, Stamps(out))
     check_askable(recipe, out)
+    if recipe.teach is not None:
+        teach_rows(recipe, out, Stamps(out))
     splits = test_splits(out)
     if (plan.search > 1 or plan.leave_one_out) and not (out / "problems" / "valid.jsonl").exists():
         raise UserError(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -10,7 +9,7 @@ from pathlib import Path
 
 from isodistill.pipeline.problems import read_split
 from isodistill.pipeline.search import draw, method_recipe
-from isodistill.pipeline.stamps import Stamps, digest
+from isodistill.pipeline.stamps import Stamps, digest, share_step
 from isodistill.pipeline.steps import evaluate_student, resolved, write_recipe, write_results
 from isodistill.pipeline.walk import evaluate_run, train_run
 from isodistill.recipe import Recipe
@@ -103,7 +102,9 @@ def walk_cell(cell: Cell, shared: Path) -> None:
     """Do what is left to do of one run; its problems are those of the folder ``shared``."""
     recipe, folder = cell.recipe, cell.folder
     folder.mkdir(parents=True, exist_ok=True)
-    _share_problems(shared, folder)
+    share_step("problems", shared, folder, "problems")
+    if recipe.teach is not None:
+        share_step("teach", shared, folder, "taught")
     if cell.method == "none":
         write_recipe(recipe, folder)
         evaluate_student(recipe, folder, Stamps(folder), "before")
@@ -121,23 +122,3 @@ def walk_cell(cell: Cell, shared: Path) -> None:
     Stamps(folder).step("results", inputs, clear=clear, do=do)
     if (folder / "checkpoints").exists():  # hundreds of runs would fill the disk; nothing resumes a finished training
         shutil.rmtree(folder / "checkpoints")
-
-
-def _share_problems(shared: Path, folder: Path) -> None:
-    """The shared problems in a run folder, as the finished step that they are."""
-    source, target = shared / "problems", folder / "problems"
-
-    def clear() -> None:
-        if target.exists():
-            shutil.rmtree(target)
-
-    def do() -> None:
-        target.mkdir(exist_ok=True)
-        for path in source.iterdir():
-            (target / path.name).unlink(missing_ok=True)
-            try:
-                os.link(path, target / path.name)
-            except OSError:  # a file system without hard links
-                shutil.copy2(path, target / path.name)
-
-    Stamps(folder).step("problems", Stamps(shared).done["problems"]["inputs"], clear=clear, do=do)

@@ -20,7 +20,7 @@ from isodistill.pipeline.overlap import without_overlaps
 from isodistill.pipeline.stamps import Stamps, digest, files_under
 from isodistill.recipe import Recipe
 
-__all__ = ["BUILTIN", "answered_splits", "check_askable", "make_problems", "read_split", "test_splits"]
+__all__ = ["BUILTIN", "answered_splits", "check_askable", "learned_file", "make_problems", "read_split", "test_splits"]
 
 BUILTIN = "builtin:isomers"
 _REAL = "real:"
@@ -135,6 +135,11 @@ def _write_splits(recipe: Recipe, rows: list[Row], target: Path) -> None:
 def read_split(folder: Path, split: str) -> list[Row]:
     """Rows of one split of a run folder."""
     return load_rows(folder / "problems" / f"{split}.jsonl", max_refused=0).rows
+
+
+def learned_file(recipe: Recipe, folder: Path, split: str) -> Path:
+    """The rows that are learned from: those of the problems, or of the traces that teachers gave to them."""
+    return folder / ("problems" if recipe.teach is None else "taught") / f"{split}.jsonl"
 
 
 def test_splits(folder: Path) -> list[str]:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
+import shutil
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -15,7 +17,7 @@ from isodistill.data.files import write_lines
 from isodistill.errors import UserError
 from isodistill.pipeline.ranks import is_main, wait_for_all
 
-__all__ = ["Stamps", "digest", "files_under"]
+__all__ = ["Stamps", "digest", "files_under", "share_step"]
 
 
 def digest(settings: Any, files: Iterable[Path] = ()) -> str:
@@ -91,3 +93,30 @@ class Stamps:
     def _write(self, name: str, inputs: str, *, finished: bool) -> None:
         self.done[name] = {"inputs": inputs, "finished": finished}
         write_lines(self.path, [json.dumps(self.done, indent=1)])
+
+
+def share_step(name: str, shared: Path, folder: Path, part: str) -> None:
+    """A finished step of another run folder as a step of this one, with links to its files.
+
+    Args:
+        name: of the step.
+        shared: the folder where it was done.
+        folder: the one that takes it over.
+        part: the subfolder that the step wrote.
+    """
+    source, target = shared / part, folder / part
+
+    def clear() -> None:
+        if target.exists():
+            shutil.rmtree(target)
+
+    def do() -> None:
+        target.mkdir(exist_ok=True)
+        for path in source.iterdir():
+            (target / path.name).unlink(missing_ok=True)
+            try:
+                os.link(path, target / path.name)
+            except OSError:  # a file system without hard links
+                shutil.copy2(path, target / path.name)
+
+    Stamps(folder).step(name, Stamps(shared).done[name]["inputs"], clear=clear, do=do)

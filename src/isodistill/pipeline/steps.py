@@ -18,6 +18,7 @@ import torch
 from peft import LoraConfig, PeftModel
 
 from isodistill.data.files import Refusal, check_refused, write_lines, write_refusals
+from isodistill.data.load import load_rows
 from isodistill.data.rows import Row
 from isodistill.errors import UserError
 from isodistill.evaluation.answer import Provenance, answer_rows, read_representations
@@ -28,10 +29,11 @@ from isodistill.evaluation.results import json_text, split_results
 from isodistill.models.device import choose_placement
 from isodistill.models.load import SMOLLM2, Student, load_student
 from isodistill.models.tiny import TINY, make_tiny_student
-from isodistill.pipeline.problems import answered_splits, read_split
+from isodistill.pipeline.problems import answered_splits, learned_file, read_split
 from isodistill.pipeline.ranks import is_main
 from isodistill.pipeline.stamps import Stamps, digest, files_under
 from isodistill.recipe import Recipe, dump_recipe, parse_recipe, typed
+from isodistill.teachers.settings import parse_teach
 from isodistill.training import DistillConfig, DistillTrainer
 from isodistill.training.slots import fill_slots
 
@@ -49,6 +51,9 @@ def resolved(recipe: Recipe) -> dict[str, Any]:
     for slot, part in (("objective", objective), ("alignment", alignment)):
         options: dict[str, Any] = asdict(cast(Any, part)) if is_dataclass(part) else {}
         tree[slot] = {"name": slots[slot]["name"], **options, **slots[slot]}
+    if recipe.teach is not None:
+        teach = parse_teach(recipe.teach)
+        tree["teach"] = asdict(teach) | {"teachers": {name: asdict(one) for name, one in teach.settings.items()}}
     return tree
 
 
@@ -56,7 +61,8 @@ def train_student(recipe: Recipe, folder: Path, stamps: Stamps) -> None:
     """Train and save ``student/``; an interrupted training goes on from its newest checkpoint."""
     keys = ("student", "lora", "seed", "train", "objective", "alignment", "max_refused")
     tree = resolved(recipe)
-    files = [folder / "problems" / "train.jsonl", *files_under(Path(recipe.student))]
+    learned, held = (learned_file(recipe, folder, split) for split in ("train", "valid"))
+    files = [learned, *files_under(Path(recipe.student))]
     tree["train"] = {key: value for key, value in tree["train"].items() if key not in _BOOKKEEPING}
     inputs = digest({key: tree[key] for key in keys}, files)
 
@@ -75,8 +81,8 @@ def train_student(recipe: Recipe, folder: Path, stamps: Stamps) -> None:
         trainer = DistillTrainer(
             student.model,
             args=config,
-            train_dataset=read_split(folder, "train"),
-            eval_dataset=read_split(folder, "valid") if (folder / "problems" / "valid.jsonl").exists() else None,
+            train_dataset=load_rows(learned, max_refused=0).rows,
+            eval_dataset=load_rows(held, max_refused=0).rows if held.exists() else None,
             processing_class=student.tokenizer,
             peft_config=lora,
         )
@@ -116,7 +122,7 @@ def evaluate_student(recipe: Recipe, folder: Path, stamps: Stamps, stage: Stage,
     seed = None
     if recipe.student == TINY:  # made from the seed and the training texts, as no other student is
         seed = recipe.seed
-        files.append(folder / "problems" / "train.jsonl")
+        files.append(learned_file(recipe, folder, "train"))
     inputs = digest([recipe.student, asdict(recipe.evaluate), stage, seed], files)
     name = f"evaluate-{stage}"
 
@@ -192,7 +198,7 @@ def write_recipe(recipe: Recipe, folder: Path) -> None:
 def _student(recipe: Recipe, folder: Path) -> Student:
     if recipe.student != TINY:
         return load_student(recipe.student)
-    rows = read_split(folder, "train")
+    rows = load_rows(learned_file(recipe, folder, "train"), max_refused=0).rows
     return make_tiny_student([f"{row.prompt}\n{row.completion}" for row in rows], recipe.seed)
 
 

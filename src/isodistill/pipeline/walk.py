@@ -16,12 +16,13 @@ from isodistill.evaluation.records import PredictionLog, Record, Stage
 from isodistill.evaluation.results import compare, comparison_json, json_text
 from isodistill.pipeline.problems import check_askable, make_problems
 from isodistill.pipeline.ranks import is_main, wait_for_all
-from isodistill.pipeline.stamps import Stamps
+from isodistill.pipeline.stamps import Stamps, share_step
 from isodistill.pipeline.steps import evaluate_student, train_student, write_recipe, write_results
+from isodistill.pipeline.teach import plan_in_words, summary_lines, teach_rows
 from isodistill.recipe import Recipe
 from isodistill.report import write_model_card, write_report
 
-__all__ = ["BASELINE", "evaluate_run", "read_results", "report_runs", "run_recipe", "train_run"]
+__all__ = ["BASELINE", "evaluate_run", "read_results", "report_runs", "run_recipe", "teach_run", "train_run"]
 
 BASELINE = "baseline"
 
@@ -48,6 +49,10 @@ def run_recipe(recipe: Recipe, folder: Path, command: str) -> Path:
     for path, each in runs.items():
         _begin(each, path)
     check_askable(recipe, folder)
+    if recipe.teach is not None:
+        teach_rows(recipe, folder, Stamps(folder))
+        if donor is not None:
+            share_step("teach", folder, donor, "taught")
     for path, each in runs.items():
         train_run(each, path)
     for path, each in reversed(runs.items()):
@@ -77,11 +82,34 @@ def report_runs(folder: Path, baseline: Path | None, out: Path, command: str) ->
 
 
 def train_run(recipe: Recipe, folder: Path) -> None:
-    """Problems and training of one run folder, by one process or by all of a launch."""
+    """Problems, traces and training of one run folder, by one process or by all of a launch."""
     if is_main():
-        _begin(recipe, folder)
+        stamps = _begin(recipe, folder)
+        if recipe.teach is not None:
+            teach_rows(recipe, folder, stamps)
     wait_for_all()
     train_student(recipe, folder, Stamps(folder))
+
+
+def teach_run(recipe: Recipe, folder: Path, *, dry: bool) -> list[str]:
+    """Problems and traces of one run folder; with ``dry`` nothing is asked.
+
+    Returns:
+        What was done, or what would be, in lines to print.
+
+    Raises:
+        UserError: the recipe has no group ``teach``, and whatever ``teach_rows`` raises.
+    """
+    if recipe.teach is None:
+        raise UserError(
+            "The recipe has no group teach. Give it one with at least one teacher; see examples/teach.yaml."
+        )
+    stamps = _begin(recipe, folder)
+    if dry:
+        return plan_in_words(recipe, folder)
+    if teach_rows(recipe, folder, stamps):
+        return []  # told already
+    return summary_lines(json.loads((folder / "taught" / "teach.json").read_text(encoding="utf-8")))
 
 
 def evaluate_run(recipe: Recipe, folder: Path, donor: Path | None = None) -> None:

@@ -14,6 +14,7 @@ from isodistill.report import figures, tables, text
 from isodistill.report.data import data_section
 from isodistill.report.sets import isomer_sets
 from isodistill.report.study import Study, cautions, claims, read_study
+from isodistill.report.traces import read_taught
 
 __all__ = ["page_template", "write_report"]
 
@@ -67,6 +68,7 @@ def _context(study: Study, command: str) -> dict[str, Any]:
         "sections": [_section(study, split) for split in study.splits],
         "consistency": figures.consistency_figures(study),
         "data": data_section(study.run.path),
+        "taught": read_taught(study.run.path),
         "training": figures.training_figures(study),
         "bad_losses": [(label, count) for label, run in study.runs if (count := _not_finite(run.metrics))],
         "students": [label for label, _, _ in students],

@@ -1,0 +1,66 @@
+"""Sums inside a trace: every "a x b = c" is computed again, exactly.
+
+Read are numbers joined by + - * x × · / ÷ and, after "=", one number; products come before sums. Left alone is what
+could mean something else: percentages, powers, brackets, variables. A rounded result counts as right where it is the
+exact one rounded to the digits shown.
+"""
+
+from __future__ import annotations
+
+import re
+from fractions import Fraction
+
+__all__ = ["wrong_steps"]
+
+_NUMBER = r"[-−]?[$€£]?\d+(?:,\d{3})*(?:\.\d+)?"
+_OPERATOR = r"\s*(?:[-+*/×·÷−]|(?<=[\d\s])x(?=[\d\s$]))\s*"
+_STEP = re.compile(
+    rf"(?<![\w.,%^)(\]/*+×·÷=$-])(?<![-+*/×·÷−(^]\s)(?P<sum>{_NUMBER}(?:{_OPERATOR}{_NUMBER})+)"
+    rf"\s*=\s*(?=(?P<result>{_NUMBER})(?![\d,]*[\w%^(/]|\.\d|\s*[%^]))"
+)
+_OPERAND = re.compile(rf"\s*({_NUMBER})")
+_JOINT = re.compile(r"\s*([-+*/x×·÷−])")
+
+
+def wrong_steps(text: str) -> list[str]:
+    """The sums in ``text`` that do not hold, as they stand there."""
+    return [
+        f"{match['sum'].strip()} = {match['result']}"
+        for match in _STEP.finditer(text)
+        if not _holds(match["sum"], match["result"])
+    ]
+
+
+def _holds(written: str, result: str) -> bool:
+    value = _computed(written)
+    if value is None:
+        return True  # a division by zero is no sum
+    decimals = len(result.partition(".")[2])
+    if not decimals and value.denominator == 1:
+        return value == _number(result)
+    return abs(value - _number(result)) <= Fraction(1, 2 * 10**decimals)
+
+
+def _computed(written: str) -> Fraction | None:
+    """The value of a chain of numbers and operators, products first; None where it divides by zero."""
+    terms: list[Fraction] = []
+    operator, place = "+", 0
+    while (operand := _OPERAND.match(written, place)) is not None:
+        value = _number(operand[1])
+        if operator in "+-−":
+            terms.append(value if operator == "+" else -value)
+        elif operator not in "/÷":
+            terms[-1] *= value
+        elif value:
+            terms[-1] /= value
+        else:
+            return None
+        joint = _JOINT.match(written, operand.end())
+        if joint is None:
+            break
+        operator, place = joint[1], joint.end()
+    return sum(terms, Fraction(0))
+
+
+def _number(text: str) -> Fraction:
+    return Fraction(re.sub(r"[$€£,]", "", text.replace("−", "-")))

@@ -1,0 +1,206 @@
+"""A teacher behind any server that speaks the OpenAI API: vLLM, llama.cpp, Ollama, transformers serve, hosted ones.
+
+The client ``openai`` sends the requests; retries are ours (``asking``), because they share a store and a rate limit.
+The body is read here, byte by byte against a deadline, so that a server that drips is as late as one that hangs.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Mapping
+from email.utils import parsedate_to_datetime
+from typing import Any
+
+from isodistill.errors import TeacherError, UserError
+from isodistill.teachers.base import Answer, Messages, Sampling
+
+__all__ = ["ServerTeacher", "open_client"]
+
+_MESSAGE_LIMIT = 500
+_MOST_BYTES = 64 * 2**20
+
+
+def open_client(base_url: str, key_from: str, needed_by: str, extra: str, **options: Any) -> tuple[Any, Any]:
+    """The package ``openai`` and a client of it; the key is read from the environment and written nowhere.
+
+    Args:
+        base_url: of the server, such as ``http://localhost:8000/v1``.
+        key_from: environment variable that holds the key; servers of one's own mostly need none.
+        needed_by: what needs the package, for the message.
+        extra: the extra that installs it.
+        options: further arguments of the client.
+
+    Raises:
+        UserError: the package is not installed.
+    """
+    try:
+        import openai
+    except ImportError as error:
+        raise UserError(f"{needed_by} needs the extra: pip install 'isodistill[{extra}]'.") from error
+    return openai, openai.OpenAI(base_url=base_url, api_key=os.environ.get(key_from) or "none", **options)
+
+
+class ServerTeacher:
+    """Asks ``/chat/completions`` of a server.
+
+    Args:
+        name: of the teacher; without the address, so that the same model behind another port is the same teacher.
+        model: the name under which the server has the model.
+        base_url: of the server.
+        key_from: environment variable that holds the key.
+        timeout: seconds for one request, from sending it to the last byte.
+
+    Raises:
+        UserError: the package ``openai`` is not installed.
+    """
+
+    def __init__(self, name: str, model: str, base_url: str, key_from: str, timeout: float) -> None:
+        self.name = name
+        self._model, self._base_url, self._key_from, self._timeout = model, base_url, key_from, timeout
+        self._openai, self._client = open_client(
+            base_url, key_from, "A teacher of kind server", "teacher", max_retries=0, timeout=timeout
+        )
+
+    def answer(self, messages: Messages, sampling: Sampling) -> Answer:
+        """See ``Teacher.answer``; a server that gives fewer than n answers at once is asked for the rest.
+
+        Raises:
+            TeacherError: this request failed; ``retry`` says whether another try can help.
+            UserError: the server refuses the key or does not know the model, so no request can succeed.
+        """
+        choices: list[Mapping[str, Any]] = []
+        usage: list[Mapping[str, Any]] = []
+        while len(choices) < sampling.n:
+            body = self._body(messages, sampling, len(choices))
+            reply = self._post(body)
+            choices += _choices(reply)[: sampling.n - len(choices)]
+            usage.append(reply.get("usage") or {})
+        return Answer(
+            texts=tuple(_text(choice) for choice in choices),
+            finish_reasons=tuple(str(choice.get("finish_reason") or "unknown") for choice in choices),
+            prompt_tokens=_total(usage, "prompt_tokens"),
+            completion_tokens=_total(usage, "completion_tokens"),
+            logprobs=tuple(_logprobs(choice) for choice in choices) if sampling.logprobs else None,
+        )
+
+    def _body(self, messages: Messages, sampling: Sampling, n_have: int) -> dict[str, Any]:
+        body: dict[str, Any] = {
+            "model": self._model,
+            "messages": [dict(message) for message in messages],
+            "max_tokens": sampling.max_tokens,
+            "temperature": sampling.temperature,
+            "seed": (sampling.seed + n_have) % 2**31,  # servers take 32 bits
+        }
+        if sampling.n - n_have > 1:
+            body["n"] = sampling.n - n_have
+        if sampling.top_p < 1:
+            body["top_p"] = sampling.top_p
+        if sampling.stop:
+            body["stop"] = list(sampling.stop)
+        if sampling.logprobs:
+            body |= {"logprobs": True, "top_logprobs": sampling.logprobs}
+        return body
+
+    def _post(self, body: dict[str, Any]) -> Mapping[str, Any]:
+        """The reply as JSON, whole and in time."""
+        deadline = time.monotonic() + self._timeout
+        content = bytearray()
+        create = self._client.chat.completions.with_streaming_response.create
+        try:
+            with create(**body) as response:
+                for part in response.iter_bytes():
+                    content += part
+                    if time.monotonic() > deadline:
+                        raise TeacherError(f"no whole answer within {self._timeout:g} s.", retry=True)
+                    if len(content) > _MOST_BYTES:
+                        raise TeacherError("an answer of more than 64 MiB.", retry=True)
+        except self._openai.APIStatusError as error:
+            raise self._refusal(error) from None
+        except self._openai.APITimeoutError:
+            raise TeacherError(f"no answer within {self._timeout:g} s.", retry=True) from None
+        except self._openai.APIConnectionError as error:
+            raise TeacherError(f"no connection: {self._told(error.__cause__ or error)}.", retry=True) from None
+        except TeacherError:
+            raise
+        except Exception as error:  # noqa: BLE001  the transport's own errors, raised while the body is read
+            raise TeacherError(f"the connection broke: {self._told(error)}.", retry=True) from None
+        return _json(bytes(content))
+
+    def _refusal(self, error: Any) -> Exception:
+        """What a status other than 2xx means: for the whole run, for this request, or for this try."""
+        status, where = error.status_code, f"{self._base_url}, model {self._model!r}"
+        if status == 401:
+            given = "refuses the key in" if os.environ.get(self._key_from) else "wants a key, and there is none in"
+            return UserError(f"{self._base_url} {given} the environment variable {self._key_from}.")
+        if status == 403:
+            return UserError(f"{where}: the key in {self._key_from} may not use this model (status 403).")
+        told = self._told(error.body if error.body is not None else error)
+        if status == 404 or getattr(error, "code", None) == "model_not_found":
+            return UserError(f"{where}: not found ({told}). Check the teacher's model and base_url, which ends in /v1.")
+        if status == 429 and "insufficient_quota" in told:
+            return UserError(f"{where}: no money is left there ({told}).")
+        retry = status in (408, 409, 425, 429) or status >= 500
+        return TeacherError(f"status {status}: {told}", retry=retry, after=_retry_after(error.response.headers))
+
+    def _told(self, error: object) -> str:
+        """The words of an error in one short line, without the key."""
+        message = error.get("message") if isinstance(error, Mapping) else None
+        text = " ".join(str(message or error).split())[:_MESSAGE_LIMIT] or type(error).__name__
+        key = os.environ.get(self._key_from)
+        return text.replace(key, "***") if key else text
+
+
+def _json(content: bytes) -> Mapping[str, Any]:
+    try:
+        reply = json.loads(content.decode("utf-8"))
+    except UnicodeDecodeError:
+        raise TeacherError("the answer is not UTF-8.", retry=True) from None
+    except ValueError as error:
+        raise TeacherError(f"the answer is not JSON ({error}).", retry=True) from None
+    if not isinstance(reply, dict):
+        raise TeacherError("the answer is no JSON object.", retry=True)
+    return reply
+
+
+def _choices(reply: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    choices = reply.get("choices")
+    if not isinstance(choices, list) or not choices:
+        raise TeacherError("the answer has no choices.", retry=True)
+    for choice in choices:
+        if not isinstance(choice, dict) or not isinstance(choice.get("message"), dict):
+            raise TeacherError("a choice of the answer has no message.", retry=True)
+    return choices
+
+
+def _text(choice: Mapping[str, Any]) -> str:
+    return str(choice["message"].get("content") or "")
+
+
+def _total(usage: list[Mapping[str, Any]], name: str) -> int | None:
+    counts = [part.get(name) for part in usage]
+    return sum(c for c in counts if c is not None) if all(isinstance(c, int) for c in counts) else None
+
+
+def _logprobs(choice: Mapping[str, Any]) -> tuple[dict[str, float], ...]:
+    try:
+        tokens = choice["logprobs"]["content"]
+        return tuple({top["token"]: float(top["logprob"]) for top in token["top_logprobs"]} for token in tokens)
+    except (KeyError, TypeError, ValueError):
+        raise TeacherError("log-probs were asked for, and the server gave none.", retry=False) from None
+
+
+def _retry_after(headers: Mapping[str, str]) -> float | None:
+    """Seconds, from a number or a date."""
+    value = headers.get("retry-after")
+    if value is None:
+        return None
+    try:
+        return max(0.0, float(value))
+    except ValueError:
+        pass
+    try:
+        return max(0.0, parsedate_to_datetime(value).timestamp() - time.time())
+    except ValueError:
+        return None

@@ -1,0 +1,169 @@
+"""A teacher behind a server: what is sent, what comes back, and every fault that a network and a server commit."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from isodistill.errors import TeacherError, UserError
+from isodistill.teachers.asking import Limits, ask_all
+from isodistill.teachers.base import Messages, Sampling
+from isodistill.teachers.server import ServerTeacher
+from isodistill.teachers.store import AnswerStore, Request
+
+from .conftest import KEY
+from .loopback import FAULTS, Adder, Faulty, Handler, completion, serving
+
+MESSAGES: Messages = [{"role": "user", "content": "Add 2 and 3."}]
+
+
+def teacher(url: str, timeout: float = 5.0) -> ServerTeacher:
+    return ServerTeacher("server:adder", "adder", url, "TEACHER_KEY", timeout)
+
+
+def requests(n: int) -> list[Request]:
+    return [
+        Request("server:adder", "plain-1", [{"role": "user", "content": f"Add {i} and 3."}], Sampling())
+        for i in range(n)
+    ]
+
+
+def test_what_is_sent_and_what_comes_back(adder: tuple[Any, str]) -> None:
+    server, url = adder
+    answer = teacher(url).answer(MESSAGES, Sampling(0.7, 0.9, 40, 2, 2**31 + 5, ("END",)))
+    assert answer.texts == ("2 + 3 = 5. The answer is 5.",) * 2
+    assert answer.finish_reasons == ("stop", "stop")
+    assert (answer.prompt_tokens, answer.completion_tokens, answer.logprobs) == (10, 10, None)
+    (sent,) = server.asked
+    assert sent.pop("messages") == MESSAGES
+    assert sent == {
+        "model": "adder", "max_tokens": 40, "temperature": 0.7, "top_p": 0.9, "n": 2, "seed": 5, "stop": ["END"],
+        "key": f"Bearer {KEY}",
+    }  # fmt: skip
+
+
+class OneAtATime(Adder):
+    """A server that knows no n, as transformers serve and Ollama."""
+
+    def do_POST(self) -> None:
+        request = json.loads(self.body())
+        self.asked.append(request)
+        self.reply(completion([f"text {request['seed']}"]))
+
+
+def test_a_server_that_knows_no_n_is_asked_for_the_rest(adder: tuple[Any, str]) -> None:
+    with serving(OneAtATime) as (server, url):
+        answer = teacher(url).answer(MESSAGES, Sampling(temperature=1.0, n=3, seed=7))
+    assert answer.texts == ("text 7", "text 8", "text 9")
+    assert (answer.prompt_tokens, answer.completion_tokens) == (30, 15)
+    assert len(server.asked) == 3
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_fault_is_tried_again_until_the_answer_is_whole(adder: tuple[Any, str], tmp_path: Path, fault: str) -> None:
+    plan = iter([fault, fault, None])
+    with serving(Faulty, upstream=adder[1], plan=lambda: next(plan), hang_s=0.6) as (proxy, url):
+        asked = requests(1)
+        with AnswerStore(tmp_path / "traces.jsonl", {}) as store:
+            assert ask_all({"server:adder": teacher(url, 0.3)}, asked, store, {"server:adder": Limits(tries=3)}) == []
+            assert store.get(asked[0].key).texts == ("0 + 3 = 3. The answer is 3.",)
+    assert proxy.seen == [fault, fault, None]
+    assert KEY not in (tmp_path / "traces.jsonl").read_text()
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_fault_is_told_in_words_and_can_be_tried_again(adder: tuple[Any, str], fault: str) -> None:
+    with serving(Faulty, upstream=adder[1], plan=lambda: fault, hang_s=0.6) as (_, url):
+        start = time.monotonic()
+        with pytest.raises(TeacherError) as error:
+            teacher(url, 0.3).answer(MESSAGES, Sampling())
+    assert error.value.retry
+    assert time.monotonic() - start < 2
+    words = {
+        "too_many": "status 429: slow down", "error": "status 500: oops", "hang": "no answer within 0.3 s",
+        "drop": "the connection broke", "malformed": "not JSON", "no_choices": "no choices", "no_message": "no message",
+        "encoding": "not UTF-8", "drip": "no whole answer within 0.3 s", "html": "not JSON",
+    }  # fmt: skip
+    assert words[fault] in str(error.value)
+    assert error.value.after == (0.05 if fault == "too_many" else None)
+
+
+class Refusing(Handler):
+    """Answers with one status and its words, the key among them."""
+
+    status = 401
+    words = "wrong"
+
+    def do_POST(self) -> None:
+        self.body()
+        key = self.headers["Authorization"].removeprefix("Bearer ")
+        self.reply(json.dumps({"error": {"message": f"{self.words} {key}"}}).encode(), self.status)
+
+
+@pytest.mark.parametrize(
+    ("status", "words", "kind"),
+    [
+        (401, "refuses the key in the environment variable TEACHER_KEY", UserError),
+        (403, "may not use this model", UserError),
+        (404, "model 'adder': not found", UserError),
+        (400, "status 400: the context overflows", TeacherError),
+        (422, "status 422", TeacherError),
+        (503, "status 503", TeacherError),
+    ],
+)
+def test_a_refusal_is_for_the_run_the_request_or_the_try(
+    adder: tuple[Any, str], status: int, words: str, kind: type[Exception]
+) -> None:
+    with serving(Refusing, status=status, words="the context overflows") as (_, url), pytest.raises(kind) as error:
+        teacher(url).answer(MESSAGES, Sampling())
+    assert words in str(error.value)
+    assert KEY not in str(error.value)
+    if isinstance(error.value, TeacherError):
+        assert error.value.retry == (status >= 500)
+
+
+def test_a_missing_key_is_told_apart_from_a_wrong_one(adder: tuple[Any, str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("TEACHER_KEY")
+    with serving(Refusing) as (_, url), pytest.raises(UserError, match="wants a key, and there is none in"):
+        teacher(url).answer(MESSAGES, Sampling())
+
+
+def test_nobody_listens(adder: tuple[Any, str], tmp_path: Path) -> None:
+    with serving(Adder) as (_, url):
+        pass
+    words = r"gave no answer to 3 requests in a row, 2 tries each.*no connection"
+    with AnswerStore(tmp_path / "traces.jsonl", {}) as store, pytest.raises(UserError, match=words):
+        ask_all({"server:adder": teacher(url)}, requests(50), store, {"server:adder": Limits(tries=2)})
+
+
+def test_a_teacher_that_refuses_everything_stops_the_run(adder: tuple[Any, str], tmp_path: Path) -> None:
+    store, words = AnswerStore(tmp_path / "traces.jsonl", {}), "refused 20 requests and answered none"
+    with serving(Refusing, status=400) as (_, url), store, pytest.raises(UserError, match=words):
+        ask_all({"server:adder": teacher(url)}, requests(50), store, {"server:adder": Limits()})
+
+
+def test_log_probs_are_read(adder: tuple[Any, str]) -> None:
+    class Telling(Handler):
+        def do_POST(self) -> None:
+            self.body()
+            tokens = [{"token": "5", "top_logprobs": [{"token": "5", "logprob": -0.1}, {"token": "6", "logprob": -3}]}]
+            choice = {"message": {"content": "5"}, "finish_reason": "stop", "logprobs": {"content": tokens}}
+            self.reply(json.dumps({"choices": [choice]}).encode())
+
+    with serving(Telling) as (_, url):
+        answer = teacher(url).answer(MESSAGES, Sampling(logprobs=2))
+        assert answer.logprobs == (({"5": -0.1, "6": -3.0},),)
+        assert answer.prompt_tokens is None
+    with pytest.raises(TeacherError, match="log-probs were asked for"):
+        teacher(adder[1]).answer(MESSAGES, Sampling(logprobs=2))
+
+
+def test_the_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "openai", None)
+    with pytest.raises(UserError, match=r"pip install 'isodistill\[teacher\]'"):
+        teacher("http://127.0.0.1:1/v1")
