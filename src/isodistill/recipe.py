@@ -186,6 +186,7 @@ class Recipe:
         baseline: method trained beside it from the same start, for the paired difference; null trains none.
         objective: slot; null takes the preset's.
         alignment: slot; null takes the preset's.
+        rewrite: settings of ``pipeline.rewrite.Rewrite``, for `isodistill isomers rewrite` alone.
         teach: settings of ``teachers.settings.Teach``; null learns from the completions of the problems.
         lora: arguments of ``peft.LoraConfig``.
         train: arguments of ``DistillConfig`` (transformers.TrainingArguments names); ``steps`` is ``max_steps``, and
@@ -205,6 +206,7 @@ class Recipe:
     objective: dict[str, Any] | None = None
     alignment: dict[str, Any] | None = None
     teach: dict[str, Any] | None = None
+    rewrite: dict[str, Any] | None = None
     isomers: Isomers = field(default_factory=Isomers)
     split: Split = field(default_factory=Split)
     overlap: Overlap = field(default_factory=Overlap)

@@ -15,7 +15,9 @@ from isodistill.data.rows import Row
 from isodistill.errors import TeacherError, UserError
 from isodistill.isomers.rewrite import Rewriting, asking, difference, read_structure, rewrite_problems
 from isodistill.isomers.words import changed_language, changed_numbers, numbers_in, overlap
+from isodistill.teachers.asking import Limits
 from isodistill.teachers.base import Answer, Messages, Sampling
+from isodistill.teachers.store import AnswerStore
 
 SOURCE = "A baker fills 6 trays with 4 rolls each. Then 5 rolls are sold. How many rolls are left?"
 LAW = "A clerk binds 6 folders holding 4 briefs apiece. Later, a judge withdraws 5 briefs. How many briefs remain?"
@@ -65,12 +67,14 @@ def reads(**special: str) -> Callable[[Messages], str]:
 def run(
     tmp_path: Path, writer: Fake, reader: Fake, row: Row = ROW, domains: tuple[str, ...] = ("law", "sailing")
 ) -> Rewriting:
-    return rewrite_problems(
-        [row],
-        domains,
-        writer=asking(writer, Sampling(temperature=0.7), tmp_path / "written.jsonl"),
-        reader=asking(reader, Sampling(), tmp_path / "read.jsonl"),
-    )
+    limits = Limits(workers=1, tries=1)
+    with AnswerStore(tmp_path / "answers.jsonl", {}) as store:
+        return rewrite_problems(
+            [row],
+            domains,
+            writer=asking(writer, Sampling(temperature=0.7), store, limits),
+            reader=asking(reader, Sampling(), store, limits),
+        )
 
 
 def test_a_sound_set_is_accepted(tmp_path: Path) -> None:
@@ -162,13 +166,11 @@ def test_nothing_is_asked_twice(tmp_path: Path) -> None:
 def test_a_stopped_run_goes_on_where_it_was(tmp_path: Path) -> None:
     def dies(messages: Messages) -> str:
         if "sailing" in messages[0]["content"]:
-            raise TeacherError("the server is away", retry=True)
+            raise KeyboardInterrupt
         return LAW
 
-    with pytest.raises(UserError, match=r"the server is away.*goes on from there"):
+    with pytest.raises(KeyboardInterrupt):
         run(tmp_path, Fake(dies), Fake(reads()))
-    with (tmp_path / "written.jsonl").open("a", encoding="utf-8") as file:
-        file.write('{"key": "cut in the mid')  # what a kill leaves
     writer = Fake(writes(law="never asked again", sailing=SEA))
     assert len(run(tmp_path, writer, Fake(reads())).rows) == 3
     assert writer.asked == 1
@@ -181,12 +183,6 @@ def test_refusals_for_good_and_cut_texts_are_counted(tmp_path: Path) -> None:
     assert run(tmp_path / "a", Fake(refuses), Fake(reads())).rejected["q"].reason == "no text"
     cut = Fake(writes(law=LAW, sailing=SEA), finish="length")
     assert run(tmp_path / "b", cut, Fake(reads())).rejected["q"].reason == "no text"
-
-
-def test_a_damaged_reply_is_named(tmp_path: Path) -> None:
-    (tmp_path / "written.jsonl").write_text("nonsense\n", encoding="utf-8")
-    with pytest.raises(UserError, match=r"written\.jsonl, line 1 is no reply"):
-        run(tmp_path, Fake(writes(law=LAW, sailing=SEA)), Fake(reads()))
 
 
 def test_domains_are_checked(tmp_path: Path) -> None:

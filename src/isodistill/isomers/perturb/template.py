@@ -214,7 +214,8 @@ class _TraceReader:
         names = [name for name, known in self.known.items() if known == value]
         if len(names) > 1:
             raise ValueError(f"{value} may be {' or '.join(names)}: a number of the prompt or a result twice")
-        if names and value in self._constants:
+        last = f"r{len(self.steps) - 1}"  # what has just been worked out is meant, whatever constant it equals
+        if names and value in self._constants and names != [last]:
             raise ValueError(f"{value} may be {names[0]} or a constant")
         return names[0] if names else None
 

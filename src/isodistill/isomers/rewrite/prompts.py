@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from isodistill.teachers.base import Messages
 
-__all__ = ["mend", "read", "read_again", "rewrite"]
+__all__ = ["ALL", "mend", "read", "read_again", "rewrite"]
 
 _REWRITE = """\
 Rewrite the problem below so that it is set in the world of {domain}. Keep its logic exactly: the same numbers, the \
@@ -33,6 +33,9 @@ Example. A cook fills 6 trays with 4 rolls each and sells 5 rolls. How many roll
 Problem. {problem}"""
 
 _READ_AGAIN = "That cannot be used: {why}. Write the JSON object again, and nothing else."
+
+ALL = "\n".join([_REWRITE, _MEND, _READ, _READ_AGAIN])
+"""Every prompt of this module; answers are kept by it, so that another wording is asked anew."""
 
 
 def rewrite(problem: str, domain: str) -> Messages:
