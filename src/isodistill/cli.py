@@ -227,6 +227,45 @@ def isomers_check(
         typer.echo(f"accepted sets: {keep}")
 
 
+@isomers.command("rewrite")
+def isomers_rewrite(recipe: RecipeArg, out: OutOption = None, overrides: SetOption = None) -> None:
+    """Let a teacher tell the recipe's problems in other domains, read every text back, and keep the sets that hold."""
+    from isodistill.recipe import load_recipe
+
+    loaded, folder = load_recipe(recipe, overrides or []), out or Path("runs") / f"rewrite-{recipe.stem}"
+    from isodistill.pipeline import rewrite_run
+
+    made = rewrite_run(loaded, folder, _command())
+    n_accepted = made.n_problems - len(made.rejected)
+    typer.echo(f"{made.n_problems} problems, {n_accepted} sets accepted, rejection rate {made.rejection_rate:.1%}")
+    for reason, rejection in made.reasons.items():
+        typer.echo(f"  {reason}: {rejection.count} sets, such as {rejection.example}")
+    typer.echo(f"rows: {folder / 'rows.jsonl'}")
+    _done(folder / "report.html")
+
+
+@isomers.command("perturb")
+def isomers_perturb(
+    file: Annotated[Path, typer.Argument(help="Rows whose completions work the answer out in equations.")],
+    out: Annotated[Path, typer.Argument(help="The .jsonl file to write.")],
+    n: Annotated[int, typer.Option(help="New problems from each row.", min=1)] = 5,
+    seed: Annotated[int, typer.Option(help="Seed of the numbers.")] = 0,
+) -> None:
+    """The same problems with other numbers, each answer worked out anew; no teacher is asked."""
+    from isodistill.data.load import load_rows, write_refusals, write_rows
+    from isodistill.isomers.perturb import perturb_rows
+
+    made = perturb_rows(load_rows(file).rows, n=n, seed=seed)
+    if not made.rows:
+        raise UserError(f"No row of {file} gives a template, the first one because: {made.refused[0]}.")
+    write_rows(out, made.rows)
+    typer.echo(f"{len(made.rows)} rows from {made.n_templates} templates: {out}")
+    if made.refused:
+        refused = out.with_suffix(".refused.jsonl")
+        write_refusals(refused, made.refused)
+        typer.echo(f"{len(made.refused)} rows gave none, or too few; they are listed in {refused}")
+
+
 @isomers.command("import")
 def isomers_import(
     name: Annotated[str, typer.Argument(help="prontoqa_isomers, gsm_symbolic or coin_flip.")],

@@ -18,6 +18,7 @@ __all__ = [
     "Cue",
     "Evaluate",
     "Isomers",
+    "Overlap",
     "Recipe",
     "Split",
     "dump_recipe",
@@ -96,6 +97,25 @@ class Split:
 
 
 @dataclass(frozen=True)
+class Overlap:
+    """How training rows are compared with what they are evaluated on, before training.
+
+    Attributes:
+        n: words in a row that count as an overlap.
+        against: files of further evaluation sets, beside the test splits of the run.
+        drop: leave overlapping rows, and the sets that they belong to, out of training.
+    """
+
+    n: int = 13
+    against: list[str] = field(default_factory=list)
+    drop: bool = False
+
+    def __post_init__(self) -> None:
+        if self.n < 5:
+            raise UserError(f"overlap.n is {self.n}; fewer than 5 words in a row are shared by chance.")
+
+
+@dataclass(frozen=True)
 class Evaluate:
     """How test problems are answered and scored: decoding, then ``verify``.
 
@@ -161,10 +181,12 @@ class Recipe:
         real_data: folder of the real data sets for ``real:NAME``.
         columns: our column -> theirs, for files with other names.
         max_refused: share of rows that may be refused before the run stops.
+        licence: of all rows without one of their own; shown in the report.
         method: preset that fills the slots; see ``objective`` and ``alignment``.
         baseline: method trained beside it from the same start, for the paired difference; null trains none.
         objective: slot; null takes the preset's.
         alignment: slot; null takes the preset's.
+        rewrite: settings of ``pipeline.rewrite.Rewrite``, for `isodistill isomers rewrite` alone.
         teach: settings of ``teachers.settings.Teach``; null learns from the completions of the problems.
         lora: arguments of ``peft.LoraConfig``.
         train: arguments of ``DistillConfig`` (transformers.TrainingArguments names); ``steps`` is ``max_steps``, and
@@ -178,13 +200,16 @@ class Recipe:
     real_data: str | None = None
     columns: dict[str, str] | None = None
     max_refused: float = 0.01
+    licence: str | None = None
     method: str = "iga"
     baseline: str | None = "erm"
     objective: dict[str, Any] | None = None
     alignment: dict[str, Any] | None = None
     teach: dict[str, Any] | None = None
+    rewrite: dict[str, Any] | None = None
     isomers: Isomers = field(default_factory=Isomers)
     split: Split = field(default_factory=Split)
+    overlap: Overlap = field(default_factory=Overlap)
     lora: dict[str, Any] = field(
         default_factory=lambda: {"r": 16, "lora_alpha": 32, "lora_dropout": 0.0, "target_modules": "all-linear"}
     )

@@ -61,6 +61,7 @@ class Row:
         valid: the verdict on the trace; False rows are not trained on.
         weight: factor on the row's token losses.
         split: train, valid, or a test split such as id, ood, cue_random; None before splitting.
+        licence: under which the row may be used; shown in the report.
     """
 
     id: str
@@ -76,6 +77,7 @@ class Row:
     valid: bool | None = None
     weight: float = 1.0
     split: str | None = None
+    licence: str | None = None
 
 
 COLUMNS: tuple[str, ...] = tuple(f.name for f in fields(Row))
@@ -247,6 +249,7 @@ _CHECKS: dict[str, Callable[[Any], Any]] = {
     "valid": _valid,
     "weight": _weight,
     "split": _text,
+    "licence": _text,
 }
 _ANSWERS: dict[str, Callable[[Any, int], str]] = {
     "number": _number,

@@ -16,6 +16,7 @@ from isodistill.isomers.check import check_sets
 from isodistill.isomers.cues import Cue, with_cues
 from isodistill.isomers.generate import generate_sets
 from isodistill.isomers.real import import_groups
+from isodistill.pipeline.overlap import without_overlaps
 from isodistill.pipeline.stamps import Stamps, digest, files_under
 from isodistill.recipe import Recipe
 
@@ -32,8 +33,11 @@ def make_problems(recipe: Recipe, folder: Path, stamps: Stamps) -> None:
         UserError: the source cannot be read, too many rows are refused, a split leaks, a domain has no rows.
     """
     target = folder / "problems"
-    keys = ("problems", "real_data", "columns", "max_refused", "isomers", "split")
-    inputs = digest({key: asdict(recipe)[key] for key in keys}, _source_files(recipe.problems))
+    keys = ("problems", "real_data", "columns", "max_refused", "licence", "isomers", "split", "overlap")
+    sources = [recipe.problems, *recipe.overlap.against]
+    inputs = digest(
+        {key: asdict(recipe)[key] for key in keys}, [path for name in sources for path in _source_files(name)]
+    )
 
     def clear() -> None:
         for path in target.glob("*.jsonl"):
@@ -44,7 +48,8 @@ def make_problems(recipe: Recipe, folder: Path, stamps: Stamps) -> None:
         if refused:
             write_refusals(target / "refused.jsonl", refused)
             print(f"{len(refused)} rows were refused; they are listed in {target / 'refused.jsonl'}", flush=True)
-        _write_splits(recipe, _split(recipe, rows), target)
+        rows = [replace(row, licence=row.licence or recipe.licence) for row in _split(recipe, rows)]
+        _write_splits(recipe, without_overlaps(recipe, rows, target / "overlap.json"), target)
 
     stamps.step("problems", inputs, clear=clear, do=do)
     if recipe.train.get("domains"):

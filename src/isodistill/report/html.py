@@ -11,6 +11,7 @@ import yaml
 from markupsafe import Markup
 
 from isodistill.report import figures, tables, text
+from isodistill.report.data import data_section
 from isodistill.report.sets import isomer_sets
 from isodistill.report.study import Study, cautions, claims, read_study
 from isodistill.report.traces import read_taught
@@ -66,6 +67,7 @@ def _context(study: Study, command: str) -> dict[str, Any]:
         "cautions": cautions(study),
         "sections": [_section(study, split) for split in study.splits],
         "consistency": figures.consistency_figures(study),
+        "data": data_section(study.run.path),
         "taught": read_taught(study.run.path),
         "training": figures.training_figures(study),
         "bad_losses": [(label, count) for label, run in study.runs if (count := _not_finite(run.metrics))],

@@ -12,7 +12,17 @@ import yaml
 
 from isodistill.errors import UserError
 
-__all__ = ["Estimate", "Run", "Side", "estimate", "ordered_splits", "read_comparison", "read_own_changes", "read_run"]
+__all__ = [
+    "Estimate",
+    "Run",
+    "Side",
+    "estimate",
+    "ordered_splits",
+    "read_comparison",
+    "read_lines",
+    "read_own_changes",
+    "read_run",
+]
 
 MADE_BY = {
     "recipe.yaml": "isodistill train",
@@ -97,7 +107,7 @@ def read_run(path: Path) -> Run:
     if not isinstance(recipe, dict):
         raise UserError(f"{recipe_file} holds no settings. Write it again with `isodistill train`.")
     metrics_file = path / "metrics.jsonl"
-    metrics = [line for _, line in _json_lines(metrics_file)] if metrics_file.exists() else []
+    metrics = read_lines(metrics_file) if metrics_file.exists() else []
     return Run(path, recipe, results, metrics, _records(path), _prompts(path, results))
 
 
@@ -128,6 +138,11 @@ def read_own_changes(run: Run) -> dict[str, Any] | None:
     comparison = _json(file)
     alone = [numbers["recipe_hash"] for numbers in comparison["runs"]] == [run.results["recipe_hash"]]
     return comparison["differences"].get("before") if alone else None
+
+
+def read_lines(file: Path) -> list[dict[str, Any]]:
+    """The objects of a file of JSON lines; raises UserError at a damaged one."""
+    return [line for _, line in _json_lines(file)]
 
 
 def _results(path: Path) -> dict[str, Any]:

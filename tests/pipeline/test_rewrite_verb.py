@@ -1,0 +1,107 @@
+"""The verbs `isomers rewrite` and `isomers perturb` on files, with a teacher that knows the answers."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+from isodistill.cli import main
+from isodistill.data.load import load_rows
+from isodistill.pipeline import rewrite as rewrite_module
+from isodistill.teachers.base import Answer, Messages, Sampling
+
+ROW = {
+    "prompt": "A baker fills 6 trays with 4 rolls each. Then 5 rolls are sold. How many rolls are left?",
+    "completion": "6 x 4 = 24. 24 - 5 = 19. The answer is 19.",
+    "answer": "19",
+    "answer_type": "number",
+    "domain": "cooking",
+}
+LAW = "A clerk binds 6 folders holding 4 briefs apiece. Later, a judge withdraws 5 briefs. How many briefs remain?"
+READING = {
+    "quantities": [{"name": n, "value": v, "unit": u} for n, v, u in (("a", 6, "p"), ("b", 4, "q"), ("c", 5, "q"))],
+    "relations": [{"name": "x", "is": "a * b - c"}],
+    "question": "x",
+}
+RECIPE = """
+problems: mine.jsonl
+rewrite: {domains: [law], writer: {kind: server, model: some, base_url: "http://localhost:1/v1"}}
+"""
+
+
+class Knowing:
+    """Writes the one text that it knows and reads every problem alike; "no" as id gets a copy."""
+
+    name = "knowing"
+    asked = 0
+
+    def answer(self, messages: Messages, sampling: Sampling) -> Answer:
+        Knowing.asked += 1
+        question = messages[0]["content"]
+        if "JSON" in question:
+            return Answer((json.dumps(READING),), ("stop",))
+        return Answer((question.rpartition("\n\n")[2] if "second baker" in question else LAW,), ("stop",))
+
+
+def call(*arguments: str) -> int:
+    sys.argv = ["isodistill", *arguments]
+    with pytest.raises(SystemExit) as stop:
+        main()
+    return int(stop.value.code or 0)
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", [])
+    monkeypatch.setattr(rewrite_module, "make_teacher", lambda settings, recipe: Knowing())
+    rows = [ROW | {"id": "yes"}, ROW | {"id": "no", "prompt": ROW["prompt"].replace("A baker", "A second baker")}]
+    Path("mine.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    Path("r.yaml").write_text(RECIPE, encoding="utf-8")
+    return tmp_path
+
+
+def test_rewriting_writes_sets_refusals_and_a_page(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert call("isomers", "rewrite", "r.yaml", "--out", "out") == 0
+    printed = capsys.readouterr().out
+    assert "2 problems, 1 sets accepted, rejection rate 50.0%" in printed
+    assert "near-copy: 1 sets, such as set no, law" in printed
+    rows = load_rows(folder / "out" / "rows.jsonl").rows
+    assert [(row.id, row.set_id, row.domain) for row in rows] == [("yes", "yes", "cooking"), ("yes/law", "yes", "law")]
+    rejected = [json.loads(line) for line in (folder / "out" / "rejected.jsonl").read_text().splitlines()]
+    assert [(each["set_id"], each["reason"], each["round"]) for each in rejected] == [("no", "near-copy", 1)]
+    assert len((folder / "out" / "attempts.jsonl").read_text().splitlines()) == 2
+    page = (folder / "out" / "report.html").read_text(encoding="utf-8")
+    assert "1 of 2 problems became isomer sets; 50.0 % were rejected." in page
+    assert "near-copy" in page
+    assert LAW in page
+    asked = Knowing.asked
+    assert call("isomers", "rewrite", "r.yaml", "--out", "out") == 0
+    assert Knowing.asked == asked
+    assert (folder / "out" / "report.html").read_text(encoding="utf-8") == page
+
+
+def test_a_recipe_without_the_group_is_told(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    Path("bare.yaml").write_text("problems: mine.jsonl\n", encoding="utf-8")
+    assert call("isomers", "rewrite", "bare.yaml", "--out", "out") == 2
+    assert "The recipe has no group rewrite" in capsys.readouterr().err
+    assert call("isomers", "rewrite", "r.yaml", "--out", "out", "--set", "rewrite.domain=[law]") == 2
+    assert "Did you mean domains?" in capsys.readouterr().err
+
+
+def test_perturbing_writes_rows_and_names_what_gives_none(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with Path("mine.jsonl").open("a", encoding="utf-8") as file:
+        file.write(json.dumps(ROW | {"id": "bare", "completion": "It is 19."}) + "\n")
+    assert call("isomers", "perturb", "mine.jsonl", "more.jsonl", "--n", "3") == 0
+    printed = capsys.readouterr().out
+    assert "6 rows from 2 templates" in printed
+    assert "1 rows gave none, or too few" in printed
+    assert len(load_rows(folder / "more.jsonl").rows) == 6
+    refused = json.loads((folder / "more.refused.jsonl").read_text())
+    assert refused["source"] == "bare"
+    Path("mine.jsonl").write_text(json.dumps(ROW | {"id": "bare", "completion": "It is 19."}) + "\n", encoding="utf-8")
+    assert call("isomers", "perturb", "mine.jsonl", "more.jsonl") == 2
+    assert "No row of mine.jsonl gives a template" in capsys.readouterr().err
