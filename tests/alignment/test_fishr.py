@@ -33,7 +33,7 @@ def variances(s: Tensor, domains: Tensor, k: int) -> list[float]:
     return [sum((row[j] - means[j]) ** 2 for row in rows) / len(rows) for j in range(3)]
 
 
-@pytest.mark.parametrize("scale", ["reference", "unit"])
+@pytest.mark.parametrize("scale", ["relative", "reference", "unit"])
 def test_the_penalty_is_the_spread_of_running_variances(scale: str) -> None:
     fishr, ema = ready(ema=0.8, scale=scale), 0.8
     e = [[0.0] * 3 for _ in range(3)]
@@ -46,12 +46,14 @@ def test_the_penalty_is_the_spread_of_running_variances(scale: str) -> None:
         vt = [[x / (1 - ema) if scale == "reference" else x for x in row] for row in e]
         mean = [sum(column) / 3 for column in zip(*vt, strict=True)]
         expected = sum((vt[k][j] - mean[j]) ** 2 for k in range(3) for j in range(3)) / 9
+        if scale == "relative":
+            expected /= sum(m**2 for m in mean) / 3
         assert fishr._metrics["penalty"] == pytest.approx(expected, rel=1e-10)
 
 
 def test_the_pull_is_the_derivative_with_the_old_means_fixed() -> None:
     s, domains, tokens, K = drawn(5)
-    fishr = ready(lam=2.0)
+    fishr = ready(lam=2.0, scale="reference")
     fishr.pull(*drawn(4))
     e = fishr._e.clone()
     c = fishr.pull(s, domains, tokens, K)
@@ -63,6 +65,20 @@ def test_the_pull_is_the_derivative_with_the_old_means_fixed() -> None:
             moved[i, 1] += sign * 1e-5
             values.append(float(fishr.penalty(moved, domains, tokens)))
         assert float(c[i, 1]) == pytest.approx(2.0 * (values[0] - values[1]) / 2e-5, rel=1e-5, abs=1e-7)
+
+
+@pytest.mark.parametrize("size", [1e-5, 1e3])
+def test_the_default_strength_does_not_depend_on_the_size_of_gradients(size: float) -> None:
+    """The pull of c s is that of s over c, as of any loss that is a function of the variances' ratios."""
+    s, domains, tokens, K = drawn(5)
+    torch.testing.assert_close(
+        ready().pull(size * s, domains, tokens, K) * size, ready().pull(s, domains, tokens, K), rtol=1e-8, atol=0.0
+    )
+
+
+def test_equal_sequences_have_no_penalty() -> None:
+    s, domains, tokens, K = drawn(5)
+    assert not ready().pull(torch.ones_like(s), domains, tokens, K).any()
 
 
 def test_statistics_are_gradients_of_single_sequences() -> None:
@@ -112,7 +128,7 @@ def test_running_variances_survive_a_resume(tmp_path: Path) -> None:
     [
         ({"lam": -1.0}, r"alignment\.lam is -1\.0"),
         ({"ema": 1.0}, r"alignment\.ema is 1\.0"),
-        ({"scale": "none"}, r"alignment\.scale is 'none'; choose one of reference, unit"),
+        ({"scale": "none"}, r"alignment\.scale is 'none'; choose one of relative, reference, unit"),
     ],
 )
 def test_options_out_of_range_are_named(options: dict[str, Any], message: str) -> None:

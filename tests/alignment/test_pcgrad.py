@@ -29,6 +29,21 @@ def test_the_direction_is_the_mean_of_projected_gradients() -> None:
     assert not torch.allclose(found, g.double().mean(0), rtol=1e-2, atol=1e-2)
 
 
+def test_what_conflicts_is_taken_away_and_what_agrees_is_kept() -> None:
+    """Two domains, written out: the projections of (1, 0) and (-1, 1) on each other's normals."""
+    apart = torch.tensor([[1.0, 0.0], [-1.0, 1.0]])
+    torch.testing.assert_close(_direction(apart), torch.tensor([0.25, 0.75]))
+    alike = torch.tensor([[1.0, 0.0], [1.0, 1.0]])
+    torch.testing.assert_close(_direction(alike), torch.tensor([1.0, 0.5]))
+
+
+def _direction(g: torch.Tensor) -> torch.Tensor:
+    alignment = PCGrad()
+    alignment.setup(layers=[], total_steps=1, adaptive=True, seed=0)
+    w = alignment.weights(g, torch.zeros(2, dtype=torch.float64), torch.ones(2, dtype=torch.bool))
+    return w.to(g) @ g
+
+
 def test_the_order_is_drawn_by_the_seed() -> None:
     def directions(seed: int) -> torch.Tensor:
         bench = Bench("pcgrad", seed=seed)

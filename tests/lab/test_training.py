@@ -11,12 +11,15 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from isodistill.alignment import IRM
 from isodistill.errors import UserError
 from isodistill.lab import LabSettings, run_lab
 from isodistill.lab.evaluate import greedy
 from isodistill.lab.model import LabModel, grouped
 from isodistill.lab.settings import TaskOptions, TrainOptions
 from isodistill.lab.task import Task
+from isodistill.lab.train import backward
+from isodistill.models.lora import DomainGradients
 from isodistill.recipe import parse_settings
 
 PROMPT, TRACE = 8, 4
@@ -87,6 +90,47 @@ def test_tau_zero_is_erm(options: list[str]) -> None:
     assert neutral["splits"]["ood"]["lcs"] == pytest.approx(erm["splits"]["ood"]["lcs"], rel=1e-2)
     masked = small(overrides=["alignment.tau=30", *options])
     assert masked["training"]["loss"] != pytest.approx(erm["training"]["loss"], rel=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("method", "neutral"),
+    [("irm", "lam=0"), ("vrex", "lam=0"), ("group_dro", "eta=0"), ("coral", "lam=0"), ("dann", "lam=0"),
+     ("fishr", "lam=0"), ("iga2020", "lam=0")],
+)  # fmt: skip
+def test_a_rival_is_erm_in_its_neutral_setting_and_not_elsewhere(method: str, neutral: str) -> None:
+    strong = {"irm": "lam=1e4", "vrex": "lam=1e3", "group_dro": "eta=50", "dann": "lam=30"}.get(method, "lam=100")
+    always = [] if method in ("group_dro", "coral", "dann", "iga2020") else ["alignment.anneal=0"]
+    erm = small("erm")["training"]["loss"]
+    assert small(method, overrides=[f"alignment.{neutral}"])["training"]["loss"] == pytest.approx(erm, rel=1e-4)
+    apart = small(method, overrides=[f"alignment.{strong}", *always])["training"]["loss"]
+    assert apart != pytest.approx(erm, rel=1e-4)
+
+
+@pytest.mark.parametrize("method", ["fish", "mldg"])
+def test_gradients_at_moved_weights_are_of_the_same_batch(method: str) -> None:
+    record = small(method, overrides=["train.steps=100", "train.rows=8"])
+    assert record["training"]["loss"] < 0.8 * small("erm")["training"]["loss"]
+
+
+@pytest.mark.parametrize("options", [{"estimator": "squared", "lam": 3.0, "anneal": 0.0}])
+def test_the_penalty_reaches_all_weights_as_autograd_says(options: dict[str, Any]) -> None:
+    """IRM's penalty by the derivative with respect to a scale of the logits, with a graph."""
+    model, tokens = made()
+    irm = IRM(**options)
+    irm.setup(layers=[], total_steps=1, adaptive=True, seed=0)
+    gradients = DomainGradients.allocate(model, 1)
+    gradients.losses = torch.zeros(3, dtype=torch.float64)
+    backward(model, gradients, tokens, TRACE, irm)
+    leaves = {name: p.detach().clone().requires_grad_() for name, p in model.named_parameters()}
+    total = torch.zeros((), dtype=torch.float64)
+    for k in range(3):
+        w = torch.ones((), dtype=torch.float64, requires_grad=True)
+        logits, _ = model({name: leaf[None] for name, leaf in leaves.items()}, tokens[k : k + 1, :, :-1], last=TRACE)
+        L = F.cross_entropy((w * logits).flatten(0, -2), tokens[k, :, -TRACE:].flatten())
+        (d,) = torch.autograd.grad(L, w, create_graph=True)
+        total = total + (L + options["lam"] * d**2) / 3
+    for name, expected in zip(leaves, torch.autograd.grad(total, list(leaves.values())), strict=True):
+        torch.testing.assert_close(gradients.views[name][0].double(), expected, rtol=1e-4, atol=1e-6)
 
 
 def test_one_seed_gives_one_record_and_another_seed_another() -> None:

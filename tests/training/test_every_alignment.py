@@ -31,7 +31,7 @@ METHODS: list[dict[str, Any]] = [
     {"name": "irm", "lam": 10.0, "anneal": 0.0, "estimator": "squared"},
     {"name": "coral"},
     {"name": "dann"},
-    {"name": "fishr", "anneal": 0.3, "lam": 1e9},
+    {"name": "fishr", "anneal": 0.3},
     {"name": "fish"},
     {"name": "mldg", "n_test": 1, "inner_lr": 1e-2},
     {"name": "iga2020", "lam": 0.1},

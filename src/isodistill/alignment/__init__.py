@@ -82,6 +82,6 @@ SEARCH: dict[str, dict[str, list[Any]]] = {
     "fish": {"meta_lr": [0.05, 0.1, 0.5]},
     "mldg": {"beta": [0.1, 0.3, 1.0, 3.0, 10.0], "n_test": [1, 2]},
     "iga2020": {"lam": [10.0, 100.0, 1000.0, 10000.0, 100000.0]},
-    "fishr": {"lam": [10.0, 100.0, 1000.0, 10000.0], "ema": [0.9, 0.95, 0.99]},
+    "fishr": {"lam": [0.01, 0.1, 1.0, 10.0, 100.0], "ema": [0.9, 0.95, 0.99]},
 }
 """Values to search per option, around the defaults of the classes; methods that are not listed have nothing to tune."""

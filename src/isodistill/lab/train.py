@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import functools
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from isodistill.alignment import Alignment
+from isodistill.alignment import Alignment, Penalised, SeenTokens
 from isodistill.lab.model import LabModel, grouped
 from isodistill.lab.settings import TrainOptions
 from isodistill.lab.task import Task
 from isodistill.models.lora import DomainGradients
 
-__all__ = ["train"]
+__all__ = ["backward", "train"]
 
 _WARMUP = 0.05
 _CLIP = 1.0
@@ -28,14 +30,15 @@ def train(model: LabModel, task: Task, alignment: Alignment, options: TrainOptio
     generator = torch.Generator().manual_seed(seed)
     optimizer = _optimizer(model, options)
     gradients = DomainGradients.allocate(model, domains if alignment.needs_domain_gradients else 1)
+    gradients.losses = torch.zeros(domains, dtype=torch.float64)
     alignment.setup(layers=[], total_steps=options.steps, adaptive=options.optimizer != "sgd", seed=seed)
-    counts = torch.full((domains,), float(task.trace * options.rows))
     present = torch.ones(domains, dtype=torch.bool)
     sums: dict[str, float] = {}
     for step in range(options.steps):
         tokens = task.training_batch(options.rows, generator)
         gradients.zero()
-        loss = _backward(model, gradients, tokens, task.trace, alignment.domain_weights(counts))
+        gradients.recompute = functools.partial(_gradient_of, model, tokens, task.trace)
+        loss = backward(model, gradients, tokens, task.trace, alignment)
         metrics = alignment.update(gradients, present)
         torch.nn.utils.clip_grad_norm_(model.parameters(), _CLIP)
         for group in optimizer.param_groups:
@@ -49,19 +52,62 @@ def train(model: LabModel, task: Task, alignment: Alignment, options: TrainOptio
     return {name: value / (options.steps - options.steps // 2) for name, value in sums.items()}
 
 
-def _backward(model: LabModel, gradients: DomainGradients, tokens: Tensor, trace: int, weights: Tensor) -> float:
-    """Add the gradients of the weighted domain losses to the buffers; returns the mean of the domains' mean losses."""
-    K, rows, length = tokens.shape
+def backward(model: LabModel, gradients: DomainGradients, tokens: Tensor, trace: int, alignment: Alignment) -> float:
+    """Add the gradients of the weighted domain losses, and of a penalty, to the buffers; returns the mean loss."""
+    K, rows, _ = tokens.shape
     groups = len(gradients.flat)
-    inputs = tokens[..., :-1].reshape(groups, K * rows // groups, length - 1)
     copies = grouped(model, groups)
-    logits, _ = model(copies, inputs, last=trace)
-    losses = F.cross_entropy(logits.flatten(0, -2), tokens[..., -trace:].flatten(), reduction="none").view(K, -1)
-    for name, gradient in zip(
-        copies, torch.autograd.grad((weights * losses.sum(1)).sum(), [*copies.values()]), strict=True
-    ):
+    penalised = isinstance(alignment, Penalised)
+    inputs = tokens[..., :-1].reshape(groups, K * rows // groups, -1)
+    logits, states = model(copies, inputs, last=inputs.shape[-1] if penalised else trace)
+    losses = _token_losses(logits[..., -trace:, :], tokens, trace)
+    counts = torch.full((K,), float(trace * rows))
+    loss = (alignment.domain_weights(counts) * losses.sum(1)).sum()
+    if isinstance(alignment, Penalised):
+        loss = loss + _penalty(alignment, states[0], copies["head"][0], tokens, trace)
+    for name, gradient in zip(copies, torch.autograd.grad(loss, [*copies.values()]), strict=True):
         gradients.views[name].add_(gradient)
+    gradients.losses += losses.detach().double().mean(1)
     return float(losses.detach().mean())
+
+
+def _token_losses(logits: Tensor, tokens: Tensor, trace: int) -> Tensor:
+    """(K, rows * trace) cross-entropy of the traces."""
+    losses = F.cross_entropy(logits.flatten(0, -2), tokens[..., -trace:].flatten(), reduction="none")
+    return losses.view(len(tokens), -1)
+
+
+def _penalty(alignment: Penalised, states: Tensor, head: Tensor, tokens: Tensor, trace: int) -> Tensor:
+    """sum_i c_i . s_i over the sequences of the step, whose gradient is that of the penalty.
+
+    The step is one batch, so its statistics are those of the one forward (K * rows, T, d). Unlike a LoRA student's,
+    the head is trained, and the penalty reaches it.
+    """
+    K, rows, length = tokens.shape
+    # As in the trainer: the positions that predict the trace, or those of the prompt.
+    looked_at = slice(length - 1 - trace, None) if alignment.looks_at == "completion" else slice(length - trace)
+    following = tokens.flatten(0, 1)[:, 1:][:, looked_at]
+    seen = SeenTokens(
+        hidden=states[:, looked_at].flatten(0, 1),
+        targets=following.flatten(),
+        rows=torch.arange(K * rows).repeat_interleave(following.shape[1]),
+        weights=torch.ones(K * rows),
+        head=lambda hidden: F.linear(hidden, head),
+        head_weight=head,
+    )
+    s = alignment.statistics(seen)
+    domains = torch.arange(K).repeat_interleave(rows)
+    c = alignment.pull(s.detach().double(), domains, torch.full((K * rows,), trace), K)
+    return (c.to(s) * s).sum()
+
+
+def _gradient_of(model: LabModel, tokens: Tensor, trace: int, domain: int) -> Tensor:
+    """dL_k (P,) of one domain at the weights as they stand now, for alignments that move them within a step."""
+    copies = grouped(model, 1)
+    mine = tokens[domain : domain + 1]
+    with torch.enable_grad():
+        loss = _token_losses(model(copies, mine[..., :-1], last=trace)[0], mine, trace).mean()
+    return torch.cat([gradient.flatten() for gradient in torch.autograd.grad(loss, [*copies.values()])])
 
 
 def _optimizer(model: LabModel, options: TrainOptions) -> torch.optim.Optimizer:
