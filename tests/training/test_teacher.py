@@ -71,7 +71,7 @@ def test_self_is_the_base_without_its_adapter(taught: Callable[..., Any], tiny_m
 def test_what_is_refused_before_training(taught: Callable[..., Any], make_trainer: Any, tiny_model: Any) -> None:
     with pytest.raises(UserError, match="set teacher"):
         make_trainer(method="fkl")
-    with pytest.raises(UserError, match="leave the teacher out"):
+    with pytest.raises(UserError, match="leave teacher_model out"):
         taught(method="erm")
     config = type(tiny_model.config)(**tiny_model.config.to_dict() | {"vocab_size": 64})
     with pytest.raises(UserError, match="truncate"):

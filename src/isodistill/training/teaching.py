@@ -74,9 +74,11 @@ def teacher_obstacles(
     if not objective.needs_teacher:
         if teacher is None:
             return []
-        return [f"{method} learns from traces on disk and asks no teacher while it trains; leave the teacher out"]
+        return [f"{method} learns from traces on disk and asks no teacher while it trains; leave teacher_model out"]
     if teacher is None:
-        return [f"{method} compares with a teacher at every token: set teacher (a model, or `self`)"]
+        return [
+            f"{method} asks a teacher at every token: set teacher (in Python teacher_model) to a model or to `self`"
+        ]
     if teacher == "self":
         return []
     obstacles = []
