@@ -127,10 +127,12 @@ def test_svd_rank_is_refused_where_it_would_do_nothing(make_trainer: MakeTrainer
         make_trainer(method="iga", alignment={"space": "weight", "svd_rank": 4})
 
 
-def test_a_teacher_that_nobody_would_ask_is_refused(make_trainer: MakeTrainer, tiny_model: Any) -> None:
+def test_a_teacher_that_nobody_would_ask_is_refused(
+    make_trainer: MakeTrainer, rows: list[Any], tiny_model: Any
+) -> None:
     trainer = make_trainer()
     with pytest.raises(UserError, match="teacher_model"):
-        DistillTrainer(trainer.model, trainer.args, [], trainer.processing_class, teacher_model=tiny_model)
+        DistillTrainer(trainer.model, trainer.args, rows, trainer.processing_class, teacher_model=tiny_model)
 
 
 def test_sgd_is_masked_on_the_gradient_and_adam_on_the_update(make_trainer: MakeTrainer) -> None:

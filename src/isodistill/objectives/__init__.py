@@ -4,9 +4,34 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from isodistill.objectives.base import Objective, StudentOutput, TrainedTokens
+from isodistill.objectives.base import Objective, StudentOutput, TeacherOutput, TopK, TrainedTokens
 from isodistill.objectives.ce import CrossEntropy
+from isodistill.objectives.distillation import JSD, Distillation, ForwardKL, ReverseKL, Skew
+from isodistill.objectives.vcrd import VCRD, token_delta, validity_weight
 
-__all__ = ["OBJECTIVES", "CrossEntropy", "Objective", "StudentOutput", "TrainedTokens"]
+__all__ = [
+    "JSD",
+    "OBJECTIVES",
+    "VCRD",
+    "CrossEntropy",
+    "Distillation",
+    "ForwardKL",
+    "Objective",
+    "ReverseKL",
+    "Skew",
+    "StudentOutput",
+    "TeacherOutput",
+    "TopK",
+    "TrainedTokens",
+    "token_delta",
+    "validity_weight",
+]
 
-OBJECTIVES: dict[str, Callable[..., Objective]] = {"ce": CrossEntropy}
+OBJECTIVES: dict[str, Callable[..., Objective]] = {
+    "ce": CrossEntropy,
+    "fkl": ForwardKL,
+    "rkl": ReverseKL,
+    "jsd": JSD,
+    "skew": Skew,
+    "vcrd": VCRD,
+}

@@ -8,7 +8,7 @@ from typing import Protocol
 
 from torch import Tensor
 
-__all__ = ["Objective", "StudentOutput", "TrainedTokens"]
+__all__ = ["Objective", "StudentOutput", "TeacherOutput", "TopK", "TrainedTokens"]
 
 
 @dataclass(frozen=True)
@@ -20,12 +20,15 @@ class TrainedTokens:
         rows: (N,) row of the micro-batch.
         domains: (N,) domain index of that row.
         weights: (N,) the row's weight, fp32.
+        deltas: (N,) relative validity of the teacher's step, in [-1, 1], where it was measured outside the training
+            step; None elsewhere.
     """
 
     targets: Tensor
     rows: Tensor
     domains: Tensor
     weights: Tensor
+    deltas: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -36,9 +39,42 @@ class StudentOutput:
     head: Callable[[Tensor], Tensor]
 
 
-class Objective(Protocol):
-    """One way to teach the student on each token."""
+@dataclass(frozen=True)
+class TopK:
+    """Teacher side as stored: the k likeliest tokens of each trained position, after the full softmax.
 
-    def token_losses(self, student: StudentOutput, tokens: TrainedTokens) -> tuple[Tensor, Tensor]:
+    Attributes:
+        ids: (N, k) tokens, the likeliest first.
+        log_probs: (N, k) theirs.
+        log_tail: (N,) log of the mass of all other tokens.
+        temperature: of that softmax.
+    """
+
+    ids: Tensor
+    log_probs: Tensor
+    log_tail: Tensor
+    temperature: float = 1.0
+
+
+TeacherOutput = StudentOutput | TopK
+"""Hidden states and head of a teacher at the same positions, or its stored top k."""
+
+
+class Objective(Protocol):
+    """One way to teach the student on each token.
+
+    ``needs_teacher``: ``token_losses`` gets the teacher at the same positions; without it, None.
+    """
+
+    @property
+    def needs_teacher(self) -> bool: ...
+
+    def token_losses(
+        self, student: StudentOutput, tokens: TrainedTokens, teacher: TeacherOutput | None = None
+    ) -> tuple[Tensor, Tensor]:
         """Losses (N,) in fp32 with gradient, and weights (N,) without."""
+        ...
+
+    def take_metrics(self) -> dict[str, float]:
+        """What was measured since the last call, for ``metrics.jsonl``."""
         ...

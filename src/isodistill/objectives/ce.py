@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from isodistill.models.frozen import FrozenLinear
-from isodistill.objectives.base import StudentOutput, TrainedTokens
+from isodistill.objectives.base import StudentOutput, TeacherOutput, TrainedTokens
 
 __all__ = ["CrossEntropy"]
 
@@ -33,13 +33,20 @@ class CrossEntropy:
         chunk: positions whose logits exist at one time; default 1024.
     """
 
+    needs_teacher = False
     chunk: int = 1024
 
     def __post_init__(self) -> None:
         if self.chunk < 1:
             raise ValueError(f"chunk is {self.chunk}; it counts positions and must be at least 1")
 
-    def token_losses(self, student: StudentOutput, tokens: TrainedTokens) -> tuple[Tensor, Tensor]:
+    def take_metrics(self) -> dict[str, float]:
+        """None beyond the loss."""
+        return {}
+
+    def token_losses(
+        self, student: StudentOutput, tokens: TrainedTokens, teacher: TeacherOutput | None = None
+    ) -> tuple[Tensor, Tensor]:
         """Losses (N,) and the rows' weights (N,)."""
         if isinstance(student.head, FrozenLinear):
             inputs = (student.hidden, tokens.targets, student.head, self.chunk)

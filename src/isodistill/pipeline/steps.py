@@ -59,10 +59,11 @@ def resolved(recipe: Recipe) -> dict[str, Any]:
 
 def train_student(recipe: Recipe, folder: Path, stamps: Stamps) -> None:
     """Train and save ``student/``; an interrupted training goes on from its newest checkpoint."""
-    keys = ("student", "lora", "seed", "train", "objective", "alignment", "max_refused")
+    keys = ("student", "teacher", "lora", "seed", "train", "objective", "alignment", "max_refused")
     tree = resolved(recipe)
     learned, held = (learned_file(recipe, folder, split) for split in ("train", "valid"))
     files = [learned, *files_under(Path(recipe.student))]
+    files += files_under(Path(recipe.teacher)) if recipe.teacher else []
     tree["train"] = {key: value for key, value in tree["train"].items() if key not in _BOOKKEEPING}
     inputs = digest({key: tree[key] for key in keys}, files)
 
@@ -78,6 +79,7 @@ def train_student(recipe: Recipe, folder: Path, stamps: Stamps) -> None:
         student = _student(recipe, folder)
         config.max_length = min(config.max_length, student.context)
         print(f"Training {recipe.method} on {config.placement}", flush=True)
+        teacher, teacher_tokenizer = _teacher(recipe)
         trainer = DistillTrainer(
             student.model,
             args=config,
@@ -85,6 +87,8 @@ def train_student(recipe: Recipe, folder: Path, stamps: Stamps) -> None:
             eval_dataset=load_rows(held, max_refused=0).rows if held.exists() else None,
             processing_class=student.tokenizer,
             peft_config=lora,
+            teacher_model=teacher,
+            teacher_processing_class=teacher_tokenizer,
         )
         trainer.get_train_dataloader()  # makes the sampler, which knows the sets that it cannot use
         refused = trainer.refused + [
@@ -200,6 +204,17 @@ def _student(recipe: Recipe, folder: Path) -> Student:
         return load_student(recipe.student)
     rows = load_rows(learned_file(recipe, folder, "train"), max_refused=0).rows
     return make_tiny_student([f"{row.prompt}\n{row.completion}" for row in rows], recipe.seed)
+
+
+def _teacher(recipe: Recipe) -> tuple[Any, Any]:
+    """Model and tokenizer of the teacher; None where the objective asks none, as a baseline beside it."""
+    objective = fill_slots(recipe.method, recipe.objective, recipe.alignment)[0]
+    if recipe.teacher is None or not objective.needs_teacher:
+        return None, None
+    if recipe.teacher == "self":
+        return "self", None
+    teacher = load_student(recipe.teacher)
+    return teacher.model, teacher.tokenizer
 
 
 def _backend(recipe: Recipe, folder: Path, student: Student, stage: Stage) -> Backend:

@@ -36,6 +36,7 @@ def trained_tokens(batch: Mapping[str, Tensor]) -> tuple[TrainedTokens, Tensor]:
         rows=rows,
         domains=batch["domain_index"][rows],
         weights=batch["weights"][rows],
+        deltas=F.pad(batch["deltas"][:, 1:], (0, 1)).flatten()[positions] if "deltas" in batch else None,
     )
     return tokens, positions
 

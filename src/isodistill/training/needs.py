@@ -15,13 +15,17 @@ from isodistill.training.config import DistillConfig
 __all__ = ["takes_segments"]
 
 
-def takes_segments(model: PeftModel, args: DistillConfig, alignment: Alignment, domains: Sequence[str]) -> bool:
+def takes_segments(
+    model: PeftModel, args: DistillConfig, alignment: Alignment, domains: Sequence[str], also: Sequence[str] = ()
+) -> bool:
     """Whether the K gradients come from one backward (``segment``) or from one for each domain.
+
+    ``also``: what else was found missing, for the one error.
 
     Raises:
         UserError: the method cannot be trained so; all that is missing is listed at once.
     """
-    missing = []
+    missing = list(also)
     if alignment.needs_domains and len(domains) < 2:
         missing.append(
             f"{args.method} compares domains, but the training rows have {len(domains)} ({', '.join(domains)}); give "

@@ -19,12 +19,17 @@ _ALIGNED = (
     *("fish", "mldg", "iga2020"),
 )
 
+# Token-level distillation, each position with equal weight.
+_DISTILLED = ("fkl", "rkl", "jsd", "skew", "vcrd")
+
 PRESETS: dict[str, dict[str, dict[str, Any]]] = {
     "erm": {"objective": {"name": "ce"}, "alignment": {"name": "erm"}},
     "erm_pooled": {"objective": {"name": "ce"}, "alignment": {"name": "erm_pooled"}},
     "iga": {"objective": {"name": "ce"}, "alignment": {"name": "iga"}},
     **{name: {"objective": {"name": "ce"}, "alignment": {"name": name}} for name in _ALIGNED},
     "random_mask": {"objective": {"name": "ce"}, "alignment": {"name": "iga", "control": "random"}},
+    "seq_kd": {"objective": {"name": "ce"}, "alignment": {"name": "erm_pooled"}},
+    **{name: {"objective": {"name": name}, "alignment": {"name": "erm_pooled"}} for name in _DISTILLED},
     "uniform_mask": {"objective": {"name": "ce"}, "alignment": {"name": "iga", "control": "uniform"}},
 }
 

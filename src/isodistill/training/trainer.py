@@ -26,12 +26,7 @@ from isodistill.data.rows import Row
 from isodistill.data.sampler import IsomerSetSampler
 from isodistill.errors import UserError
 from isodistill.models.load import add_lora
-from isodistill.models.lora import (
-    DomainGradients,
-    half_bounds,
-    lora_layers,
-    row_bounds,
-)
+from isodistill.models.lora import DomainGradients, half_bounds, lora_layers, row_bounds
 from isodistill.training.agreement import agreed
 from isodistill.training.callbacks import MetricsFile, QuietProgress, SamplerEpoch, finite_or_blame
 from isodistill.training.checkpoint import newest_checkpoint
@@ -42,6 +37,7 @@ from isodistill.training.needs import takes_segments
 from isodistill.training.replay import StepReplay
 from isodistill.training.resumable import ResumableTrainer
 from isodistill.training.slots import fill_slots
+from isodistill.training.teaching import LiveTeacher, TeacherModel, teacher_obstacles
 
 __all__ = ["DEFAULT_LORA", "DistillTrainer"]
 
@@ -69,7 +65,9 @@ class DistillTrainer(ResumableTrainer):
         eval_dataset: likewise; ``evaluate`` reports the mean over batches of their mean token loss.
         processing_class: the tokenizer.
         peft_config: LoRA settings for a model that is not wrapped yet; default: r 16, alpha 32, all linear layers.
-        teacher_model: for objectives that ask a teacher at every step; none of today's does, so it must be None.
+        teacher_model: for objectives that ask a teacher at every step: a frozen causal LM, or ``self``, the student's
+            base with its adapter switched off.
+        teacher_processing_class: the teacher's tokenizer, to be compared with the student's.
         callbacks: as in transformers; they may read, not change the update.
 
     Attributes:
@@ -87,14 +85,10 @@ class DistillTrainer(ResumableTrainer):
         processing_class: PreTrainedTokenizerBase,
         eval_dataset: Iterable[Row | Mapping[str, Any]] | None = None,
         peft_config: LoraConfig | None = None,
-        teacher_model: PreTrainedModel | None = None,
+        teacher_model: TeacherModel | None = None,
         callbacks: list[TrainerCallback] | None = None,
+        teacher_processing_class: PreTrainedTokenizerBase | None = None,
     ) -> None:
-        if teacher_model is not None:
-            raise UserError(
-                f"The method {args.method} learns from traces on disk and asks no teacher while it trains; leave "
-                "teacher_model out."
-            )
         if not isinstance(model, PeftModel):
             model = add_lora(model, peft_config or LoraConfig(task_type="CAUSAL_LM", **DEFAULT_LORA), args.seed)
         elif peft_config is not None:
@@ -103,7 +97,10 @@ class DistillTrainer(ResumableTrainer):
         self.refused: list[Refusal] = []
         encoded = self._encode(train_dataset, args, processing_class, "train")
         self.domains = args.domains or sorted({e.domain for e in encoded})
-        self.segmented = takes_segments(model, args, self.alignment, self.domains)
+        longest = max(len(e.input_ids) for e in encoded)
+        who = (args.method, processing_class, teacher_processing_class, longest)
+        obstacles = teacher_obstacles(self.objective, teacher_model, model, *who)
+        self.segmented = takes_segments(model, args, self.alignment, self.domains, obstacles)
         args.per_device_train_batch_size = args.sets_per_batch * len(self.domains)
         collator = functools.partial(collate, domains=self.domains, pad_id=processing_class.pad_token_id)
         evaluated = None if eval_dataset is None else self._encode(eval_dataset, args, processing_class, "valid")
@@ -117,6 +114,9 @@ class DistillTrainer(ResumableTrainer):
             callbacks=callbacks,
         )
         self.loss_is_scaled_for_ga = True
+        self.teacher: LiveTeacher | None = None
+        if teacher_model is not None:
+            self.teacher = LiveTeacher(teacher_model, self.model, args.compute_dtype, args.device)
         self.add_callback(SamplerEpoch(self))
         for shown in (PrinterCallback, ProgressCallback):
             self.remove_callback(shown)
@@ -275,6 +275,7 @@ class DistillTrainer(ResumableTrainer):
         self.gradients.losses += sums[1] / counts.clamp(min=1)
         if self.accelerator.sync_gradients:
             self._align(present)
+            self._record(self.objective.take_metrics())
             self._step_done = True
         # What is reported is the mean of the domain means, whatever the alignment optimises.
         for domain, value in zip(self.domains, means.tolist(), strict=True):
@@ -309,7 +310,8 @@ class DistillTrainer(ResumableTrainer):
         tokens, positions = trained_tokens(inputs)
         with self._autocast():
             student, extra = self.replay.forward(inputs, positions)
-            losses, token_weights = self.objective.token_losses(student, tokens)
+            teacher = None if self.teacher is None else self.teacher(inputs, positions)
+            losses, token_weights = self.objective.token_losses(student, tokens, teacher)
         loss = (losses * weights.to(losses)[tokens.domains] * token_weights).sum() + extra
         loss.backward()
         sums = torch.zeros(2, len(self.domains), dtype=torch.float64, device=losses.device)
@@ -389,5 +391,7 @@ class DistillTrainer(ResumableTrainer):
         student = getattr(self, "student", None) or Student(self.model, self.args.compute_dtype)
         tokens, positions = trained_tokens(inputs)
         with torch.no_grad(), self._autocast():
-            losses, _ = self.objective.token_losses(student(inputs, positions), tokens)
+            teacher = None if self.teacher is None else self.teacher(inputs, positions)
+            losses, _ = self.objective.token_losses(student(inputs, positions), tokens, teacher)
+        self.objective.take_metrics()  # of the rows of evaluation; the log is about training
         return losses.mean(), None, None

@@ -1,0 +1,261 @@
+"""Token-level distillation: the student's distribution against a teacher's at every trained position.
+
+    L_t = lam_ce CE_t + lam_kd w_t temp^2 D(p_t, q_t),    p = softmax(z_T / temp), q = softmax(z_S / temp)
+
+D is one of `isodistill.numerics.divergences`, in fp32 log space; the teacher has no gradient; w_t = 1 except in VCRD.
+Only trained positions reach a head, ``chunk`` at a time, the teacher's too, so no (N, n_vocab) tensor exists. Under a
+frozen head the gradient of the hidden states is made with the losses, as in cross-entropy; under another head the
+logits are made again in the backward.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
+
+from isodistill.models.frozen import FrozenLinear
+from isodistill.numerics.divergences import divergence, with_tail
+from isodistill.objectives.base import StudentOutput, TeacherOutput, TopK, TrainedTokens
+
+__all__ = ["JSD", "Distillation", "ForwardKL", "ReverseKL", "Skew"]
+
+_ROWS = 16  # positions whose distributions exist at a time, so that they stay in the processor's cache
+
+
+@dataclass(frozen=True)
+class Rows:
+    """One piece of the trained positions, all without gradient.
+
+    ``teacher`` holds logits (n, n_vocab) or a ``TopK``; ``weights`` (n,) are given w_t, None where the objective makes
+    them itself.
+    """
+
+    teacher: Tensor | TopK
+    targets: Tensor
+    weights: Tensor | None
+
+
+@dataclass(kw_only=True)
+class Distillation:
+    """What all members share; see the module.
+
+    Args:
+        temperature: temp of both distributions; default 1.
+        lam_ce: factor of the cross-entropy on the trace; default 0.5.
+        lam_kd: factor of the divergence; default 0.5. 0 is fine-tuning.
+        vocab: ``same``: refuse a teacher with other logits; ``truncate``: cut both to the common length before softmax.
+        chunk: positions whose logits exist at one time; default 256.
+    """
+
+    needs_teacher = True
+    temperature: float = 1.0
+    lam_ce: float = 0.5
+    lam_kd: float = 0.5
+    vocab: str = "same"
+    chunk: int = 256
+
+    def __post_init__(self) -> None:
+        self._sums: dict[str, Tensor] = {}
+        if self.temperature <= 0:
+            raise ValueError(f"temperature is {self.temperature:g}; it must be above 0")
+        if self.lam_ce < 0 or self.lam_kd < 0 or self.lam_ce + self.lam_kd == 0:
+            raise ValueError(f"lam_ce is {self.lam_ce:g} and lam_kd {self.lam_kd:g}; neither below 0, one above")
+        if self.vocab not in ("same", "truncate"):
+            raise ValueError(f"vocab is {self.vocab!r}; choose same or truncate")
+        if self.chunk < 1:
+            raise ValueError(f"chunk is {self.chunk}; it counts positions and must be at least 1")
+
+    def divergence(self, log_p: Tensor, log_q: Tensor) -> Tensor:
+        """D (n,) of log-probabilities (n, V)."""
+        raise NotImplementedError
+
+    def token_losses(
+        self, student: StudentOutput, tokens: TrainedTokens, teacher: TeacherOutput | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Losses (N,) and the rows' weights (N,).
+
+        Raises:
+            ValueError: no teacher, a top k stored at another temperature, or logits of another length.
+        """
+        if teacher is None:
+            raise ValueError(f"{type(self).__name__} compares with a teacher, and none was given")
+        if isinstance(teacher, TopK) and teacher.temperature != self.temperature:
+            raise ValueError(
+                f"the teacher's top k was stored at temperature {teacher.temperature:g}, and {self.temperature:g} is "
+                "asked for; a truncated softmax cannot be tempered again"
+            )
+        w = self.given_weights(student, tokens, teacher)
+        if isinstance(student.head, FrozenLinear):
+            losses = _FrozenHead.apply(student.hidden, self, student.head, tokens, teacher, w)  # type: ignore[no-untyped-call]
+            return cast(Tensor, losses), tokens.weights
+        parts = [
+            checkpoint(self._piece, student.hidden[span], student, tokens, teacher, w, span, use_reentrant=False)
+            for span in spans(len(tokens.targets), self.chunk)
+        ]
+        return torch.cat(parts), tokens.weights
+
+    def given_weights(self, student: StudentOutput, tokens: TrainedTokens, teacher: TeacherOutput) -> Tensor | None:
+        """w (N,) where it must be known before the losses; None where ``weights_of`` makes it."""
+        return None
+
+    def weights_of(self, z: Tensor, rows: Rows) -> Tensor | None:
+        """w (n,) of student logits z (n, n_vocab); None is w = 1."""
+        return None
+
+    def losses(self, z: Tensor, rows: Rows) -> Tensor:
+        """L (n,) of student logits z (n, n_vocab) in fp32."""
+        ce = F.cross_entropy(z, rows.targets, reduction="none")
+        log_p, log_q = self._log_probs(z, rows.teacher)
+        D = self.temperature**2 * self.divergence(log_p, log_q)
+        self.measure("ce", ce)
+        self.measure("kd", D)
+        w = self.weights_of(z.detach(), rows) if rows.weights is None else rows.weights
+        return self.lam_ce * ce + self.lam_kd * (D if w is None else w * D)
+
+    def measure(self, name: str, values: Tensor) -> None:
+        """Add the values of some tokens (n,) to the mean that ``take_metrics`` gives."""
+        one = torch.stack([values.detach().sum().double(), values.new_tensor(len(values)).double()])
+        self._sums[name] = self._sums[name] + one if name in self._sums else one
+
+    def take_metrics(self) -> dict[str, float]:
+        """Means over the tokens since the last call: ``objective/ce``, ``objective/kd`` and what a member adds."""
+        sums, self._sums = self._sums, {}
+        return {f"objective/{name}": float(total / n.clamp(min=1)) for name, (total, n) in sums.items()}
+
+    def _log_probs(self, z: Tensor, teacher: Tensor | TopK) -> tuple[Tensor, Tensor]:
+        if isinstance(teacher, TopK):
+            log_p = torch.cat([teacher.log_probs.float(), teacher.log_tail.float().clamp(min=-27.631)[:, None]], 1)
+            return log_p, with_tail(F.log_softmax(z / self.temperature, 1), teacher.ids.long())
+        if teacher.shape[1] != z.shape[1]:
+            if self.vocab == "same":
+                raise ValueError(
+                    f"the teacher gives {teacher.shape[1]} logits and the student {z.shape[1]}; for one tokenizer with "
+                    "padded embeddings set objective.vocab to truncate"
+                )
+            n = min(teacher.shape[1], z.shape[1])
+            z, teacher = z[:, :n], teacher[:, :n]
+        return tuple(F.log_softmax(x / self.temperature, 1) for x in (teacher, z))  # type: ignore[return-value]
+
+    def _piece(
+        self,
+        hidden: Tensor,
+        student: StudentOutput,
+        tokens: TrainedTokens,
+        teacher: TeacherOutput,
+        w: Tensor | None,
+        span: slice,
+    ) -> Tensor:
+        """Losses of one chunk, through autograd."""
+        return self.losses(student.head(hidden).float(), rows_of(tokens, teacher, w, span))
+
+
+def spans(n: int, size: int) -> Iterator[slice]:
+    """n positions, ``size`` at a time."""
+    return (slice(start, min(start + size, n)) for start in range(0, n, size))
+
+
+def rows_of(tokens: TrainedTokens, teacher: TeacherOutput, w: Tensor | None, span: slice) -> Rows:
+    """A chunk of the teacher, projected by its head, with its targets."""
+    return Rows(_teacher_at(teacher, span), tokens.targets[span], None if w is None else w[span])
+
+
+def _teacher_at(teacher: TeacherOutput, span: slice) -> Tensor | TopK:
+    if isinstance(teacher, TopK):
+        return TopK(teacher.ids[span], teacher.log_probs[span], teacher.log_tail[span], teacher.temperature)
+    with torch.no_grad():
+        return teacher.head(teacher.hidden[span].detach())
+
+
+def _part(rows: Rows, span: slice) -> Rows:
+    teacher = _teacher_at(rows.teacher, span) if isinstance(rows.teacher, TopK) else rows.teacher[span].float()
+    return Rows(teacher, rows.targets[span], None if rows.weights is None else rows.weights[span])
+
+
+class _FrozenHead(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        hidden: Tensor,
+        objective: Distillation,
+        head: FrozenLinear,
+        tokens: TrainedTokens,
+        teacher: TeacherOutput,
+        w: Tensor | None,
+    ) -> Tensor:
+        losses, gradients = [], []
+        for span in spans(len(tokens.targets), objective.chunk):
+            logits, rows = head.forward(hidden[span].to(head.dtype)), rows_of(tokens, teacher, w, span)
+            for part in spans(len(logits), _ROWS):
+                z = logits[part].float().requires_grad_(ctx.needs_input_grad[0])
+                with torch.enable_grad():
+                    L = objective.losses(z, _part(rows, part))
+                    total = L.sum()
+                losses.append(L.detach())
+                if ctx.needs_input_grad[0]:
+                    logits[part] = torch.autograd.grad(total, z)[0].to(logits.dtype)
+            if ctx.needs_input_grad[0]:
+                gradients.append(head.backward(logits))
+        ctx.gradient = torch.cat(gradients) if gradients else None
+        ctx.dtype = hidden.dtype
+        return torch.cat(losses)
+
+    @staticmethod
+    def backward(ctx: Any, factors: Tensor) -> tuple[Tensor | None, ...]:
+        return (factors[:, None] * ctx.gradient).to(ctx.dtype), None, None, None, None, None
+
+
+@dataclass(kw_only=True)
+class ForwardKL(Distillation):
+    """D = KL(p, q): covers all that the teacher gives mass to."""
+
+    def divergence(self, log_p: Tensor, log_q: Tensor) -> Tensor:
+        """See the class."""
+        return divergence("fkl", log_p, log_q)
+
+
+@dataclass(kw_only=True)
+class ReverseKL(Distillation):
+    """D = KL(q, p): seeks one mode of the teacher; the token form, not MiniLLM's policy gradient."""
+
+    def divergence(self, log_p: Tensor, log_q: Tensor) -> Tensor:
+        """See the class."""
+        return divergence("rkl", log_p, log_q)
+
+
+@dataclass(kw_only=True)
+class JSD(Distillation):
+    """Generalised Jensen-Shannon divergence; ``beta`` 0 is ``fkl``, 1 is ``rkl`` by convention; default 0.5."""
+
+    beta: float = 0.5
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 0 <= self.beta <= 1:
+            raise ValueError(f"beta is {self.beta:g}; it must be between 0 and 1")
+
+    def divergence(self, log_p: Tensor, log_q: Tensor) -> Tensor:
+        """See the class."""
+        return divergence("jsd", log_p, log_q, self.beta)
+
+
+@dataclass(kw_only=True)
+class Skew(Distillation):
+    """Skew KL of DistiLLM, at most log(1 / alpha): of p, or with ``reverse`` of q; ``alpha`` 0 is the plain KL."""
+
+    alpha: float = 0.1
+    reverse: bool = False
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 0 <= self.alpha <= 1:
+            raise ValueError(f"alpha is {self.alpha:g}; it must be between 0 and 1")
+
+    def divergence(self, log_p: Tensor, log_q: Tensor) -> Tensor:
+        """See the class."""
+        return divergence("srkl" if self.reverse else "skl", log_p, log_q, self.alpha)

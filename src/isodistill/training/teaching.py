@@ -1,0 +1,114 @@
+"""The teacher inside training: a frozen model, or the student's own base, asked at the trained positions."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Literal, TypeAlias, cast
+
+import torch
+from peft import PeftModel
+from torch import Tensor, nn
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from isodistill.objectives import Objective, StudentOutput
+from isodistill.training.forward import Student
+
+__all__ = ["LiveTeacher", "teacher_obstacles"]
+
+TeacherModel: TypeAlias = PreTrainedModel | Literal["self"]
+"""A model, or ``self``: the student's base weights, its adapter switched off."""
+
+
+class LiveTeacher:
+    """Hidden states of the teacher without gradient, in eval mode and its own dtype; never trained, never saved.
+
+    Args:
+        teacher: the model, or ``self``.
+        student: the model that is trained.
+        dtype: of the head's product.
+        device: where the teacher is put; ``self`` is there already.
+    """
+
+    def __init__(self, teacher: TeacherModel, student: PeftModel, dtype: torch.dtype, device: torch.device) -> None:
+        self._own: PeftModel | None = None
+        if teacher == "self":
+            self._own = student
+            self._asked = Student(student, dtype)
+        else:
+            frozen = cast(nn.Module, teacher).to(device).eval().requires_grad_(False)
+            self._asked = Student(frozen, dtype)
+
+    @torch.no_grad()
+    def __call__(self, batch: Mapping[str, Tensor], positions: Tensor) -> StudentOutput:
+        """The teacher's side of flat positions (N,) of input_ids (rows, T)."""
+        if self._own is None:
+            return self._asked(batch, positions)
+        training = self._own.training
+        self._own.eval()
+        with self._own.disable_adapter():
+            out = self._asked(batch, positions)
+        self._own.train(training)
+        return out
+
+
+def teacher_obstacles(
+    objective: Objective,
+    teacher: TeacherModel | None,
+    student: nn.Module,
+    method: str,
+    tokenizer: PreTrainedTokenizerBase,
+    teacher_tokenizer: PreTrainedTokenizerBase | None,
+    longest: int,
+) -> list[str]:
+    """Why this objective cannot ask this teacher; empty where it can.
+
+    Args:
+        objective: of the training.
+        teacher: its teacher, or None.
+        student: the model that is trained.
+        method: for the messages.
+        tokenizer: of the student.
+        teacher_tokenizer: of the teacher; None: the user vouches that it is the same.
+        longest: tokens of the longest row.
+    """
+    if not objective.needs_teacher:
+        if teacher is None:
+            return []
+        return [f"{method} learns from traces on disk and asks no teacher while it trains; leave teacher_model out"]
+    if teacher is None:
+        return [
+            f"{method} asks a teacher at every token: set teacher (in Python teacher_model) to a model or to `self`"
+        ]
+    if teacher == "self":
+        return []
+    obstacles = []
+    cut = getattr(objective, "vocab", "same") == "truncate"
+    sizes = [_config(model).vocab_size for model in (cast(nn.Module, teacher), student)]
+    if sizes[0] != sizes[1] and not cut:
+        obstacles.append(
+            f"the teacher has {sizes[0]} logits and the student {sizes[1]}; for one tokenizer with padded embeddings "
+            "set objective.vocab to truncate"
+        )
+    if teacher_tokenizer is not None:
+        obstacles += _other_tokens(tokenizer, teacher_tokenizer, min(sizes))
+    context = getattr(_config(cast(nn.Module, teacher)), "max_position_embeddings", longest)
+    if longest > context:
+        obstacles.append(f"the longest row has {longest} tokens and the teacher reads {context}; lower max_length")
+    return obstacles
+
+
+def _config(model: nn.Module) -> Any:
+    return cast(PreTrainedModel, model.get_base_model() if isinstance(model, PeftModel) else model).config
+
+
+def _other_tokens(one: PreTrainedTokenizerBase, other: PreTrainedTokenizerBase, n: int) -> list[str]:
+    """The first token that differs in the common prefix of two vocabularies."""
+    names = [{index: token for token, index in t.get_vocab().items()} for t in (one, other)]
+    for index in range(n):
+        a, b = (name.get(index) for name in names)
+        if a != b and a is not None and b is not None:
+            return [
+                f"the teacher has another tokenizer: token {index} is {b!r} there and {a!r} here; its traces can be "
+                "learned as text (objective ce)"
+            ]
+    return []
