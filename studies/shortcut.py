@@ -8,8 +8,9 @@ surfaces the other way round. The student first learns the logic a little with a
 start for all methods of a seed; then every method trains on the rows with the cue. Tests: unseen problems with the
 colour random, on the trained surfaces (``cue_random``) and on the others (``ood``).
 
-Every finished run adds its line to docs/results/shortcut-runs.jsonl, and what has a line is not run again. The tables
-of docs/results/shortcut.md and docs/results/shortcut.json are made from these lines alone.
+Every finished run adds its line to docs/results/shortcut-runs.jsonl, and what has a line is not run again. The records
+in docs/results/iga.json and the tables in docs/results/iga.md are made from these lines alone; ``--seeds`` with no
+number runs nothing and only writes them.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ from isodistill.recipe import parse_recipe
 
 RESULTS = Path("docs/results")
 RUNS = RESULTS / "shortcut-runs.jsonl"
-BEGIN, END = "<!-- tables: begin, made by studies/shortcut.py from shortcut.json -->", "<!-- tables: end -->"
+BEGIN, END = "<!-- shortcut: begin, made by studies/shortcut.py from iga.json -->", "<!-- shortcut: end -->"
 
 TRAIN = {
     "medicine": ("The clinic", "patients"),
@@ -57,7 +58,7 @@ THRESHOLDS, COUNTS = (30, 50, 70), range(10, 100)
 COLOURS = ("red", "green")
 N_TRAIN, N_TEST = 128, 80
 WARM_STEPS, WARM_LOSS = 250, 0.13
-"""The warm start is the first checkpoint, of one every 5 steps, whose loss is below this: between chance and done."""
+"""A warm start by loss is the first checkpoint, of one every 5 steps, whose loss is below this."""
 
 
 @dataclass(frozen=True)
@@ -89,26 +90,32 @@ def main() -> None:
     parser.add_argument("--methods", nargs="*", default=list(METHODS), choices=list(METHODS))
     parser.add_argument("--rho", type=float, default=1.0, help="share of training rows whose colour tells the answer")
     parser.add_argument("--steps", type=int, default=100, help="steps after the warm start")
+    parser.add_argument(
+        "--warm",
+        type=int,
+        default=None,
+        help=f"steps of the warm start; without it, as many as a loss of {WARM_LOSS} takes",
+    )
     parser.add_argument("--out", type=Path, default=Path("runs/shortcut"), help="folder of the runs")
     given = parser.parse_args()
     for seed in given.seeds:
         for method in given.methods:
-            key = {"method": method, "seed": seed, "rho": given.rho, "steps": given.steps}
+            key = {"method": method, "seed": seed, "rho": given.rho, "steps": given.steps, "warm": given.warm}
             if not any(key.items() <= line.items() for line in recorded()):
-                line = key | run(method, seed, given.rho, given.steps, given.out)
+                line = key | run(method, seed, given.rho, given.steps, given.warm, given.out)
                 with RUNS.open("a", encoding="utf-8") as file:
                     file.write(json.dumps(line) + "\n")
     write_page()
 
 
-def run(method: str, seed: int, rho: float, steps: int, out: Path) -> dict[str, Any]:
+def run(method: str, seed: int, rho: float, steps: int, warm: int | None, out: Path) -> dict[str, Any]:
     """Train one contender of one seed; the numbers of its line."""
     chosen = METHODS[method]
-    warm = _warm_student(seed, out)
-    folder = out / f"{method}-rho{rho:g}-{steps}-seed{seed}"
+    student = _warm_student(seed, warm, out)
+    folder = out / f"{method}-{student.name}-rho{rho:g}-{steps}-seed{seed}"
     file = out / f"rows-rho{rho:g}-redrawn{chosen.redrawn:g}-seed{seed}.jsonl"
     write_rows(file, list(rows(seed, rho, chosen.redrawn)))
-    tree = _recipe(str(warm), file, steps, seed, chosen.learning_rate)
+    tree = _recipe(str(student), file, steps, seed, chosen.learning_rate)
     tree |= {"method": chosen.preset, "alignment": dict(chosen.alignment) if chosen.alignment else None}
     run_recipe(parse_recipe(tree), folder, command="python studies/shortcut.py")
     results = json.loads((folder / "results.json").read_text(encoding="utf-8"))
@@ -165,23 +172,24 @@ def _row(pair: str, domain: str, rule: str, n: int, things: str, colour: str, sp
     )
 
 
-def _warm_student(seed: int, out: Path) -> Path:
+def _warm_student(seed: int, warm: int | None, out: Path) -> Path:
     """A folder with the student that has begun to take the logic, by ERM on rows with a random colour; one a seed."""
     folder = out / f"warm-seed{seed}"
-    target = folder / "merged"
-    if not target.exists():
+    if not (folder / "checkpoints" / f"checkpoint-{WARM_STEPS}").exists():
         file = out / f"rows-warm-seed{seed}.jsonl"
         write_rows(file, list(rows(seed, 0.0, 0.0)))
         tree = _recipe(str(_plain_student(out)), file, WARM_STEPS, seed, 1e-3)
         tree["train"] |= {"save_steps": 5, "save_total_limit": None}
         train_run(parse_recipe(tree | {"method": "erm"}), folder)
-        begun = [step for step, loss in _losses(folder) if loss < WARM_LOSS]
-        if not begun:
-            raise SystemExit(f"Seed {seed} did not begin to take the logic in {WARM_STEPS} steps; see {folder}.")
+    step = warm or next((step for step, loss in _losses(folder) if loss < WARM_LOSS), None)
+    if step is None:
+        raise SystemExit(f"Seed {seed} did not begin to take the logic in {WARM_STEPS} steps; see {folder}.")
+    target = folder / f"warm{step}"
+    if not target.exists():
         student = load_student(str(_plain_student(out)))
-        adapter = PeftModel.from_pretrained(student.model, folder / "checkpoints" / f"checkpoint-{begun[0]}")
+        adapter = PeftModel.from_pretrained(student.model, folder / "checkpoints" / f"checkpoint-{step}")
         merged = merged_copy(adapter, student.model.dtype)
-        unfinished = folder / "merged.part"
+        unfinished = folder / "unfinished"
         merged.save_pretrained(unfinished)
         student.tokenizer.save_pretrained(unfinished)
         unfinished.replace(target)
@@ -225,27 +233,26 @@ def recorded() -> list[dict[str, Any]]:
 
 
 def write_page() -> None:
-    """shortcut.json and the tables of shortcut.md, from the lines alone."""
+    """Our records in iga.json, beside those of the laboratory, and our tables in iga.md, from the lines alone."""
     records = collect(recorded())
-    write_lines(RESULTS / "shortcut.json", [json.dumps(records, indent=1, allow_nan=False)])
-    page = RESULTS / "shortcut.md"
-    text = (
-        page.read_text(encoding="utf-8")
-        if page.exists()
-        else f"# A pretrained student and a shortcut\n\n{BEGIN}{END}\n"
-    )
-    before, _, rest = text.partition(BEGIN)
+    path, page = RESULTS / "iga.json", RESULTS / "iga.md"
+    kept = [record for record in json.loads(path.read_text(encoding="utf-8")) if record["student"].startswith("lab")]
+    write_lines(path, [json.dumps(kept + records, indent=1, allow_nan=False)])
+    before, _, rest = page.read_text(encoding="utf-8").partition(BEGIN)
     after = rest.partition(END)[2]
     write_lines(page, f"{before}{BEGIN}\n\n{tables(records)}\n\n{END}{after}".splitlines())
 
 
 def collect(lines: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """One record per setting, method and metric, with paired differences to erm and random_mask."""
-    groups: dict[tuple[float, int], dict[str, dict[int, dict[str, Any]]]] = {}
+    groups: dict[tuple[float, int, int | None], dict[str, dict[int, dict[str, Any]]]] = {}
     for line in lines:
-        groups.setdefault((line["rho"], line["steps"]), {}).setdefault(line["method"], {})[line["seed"]] = line
+        groups.setdefault((line["rho"], line["steps"], line["warm"]), {}).setdefault(line["method"], {})[
+            line["seed"]
+        ] = line
     records = []
-    for (rho, steps), methods in sorted(groups.items()):
+    for (rho, steps, warm), methods in groups.items():
+        start = f"to a loss of {WARM_LOSS}" if warm is None else f"of {warm} steps"
         for method, runs in methods.items():
             for metric, split, name in METRICS:
                 seeds = sorted(runs)
@@ -255,7 +262,7 @@ def collect(lines: list[dict[str, Any]]) -> list[dict[str, Any]]:
                 paired = name == "acc_macro"
                 records.append(
                     {
-                        "setting": f"threshold rule, colour cue, rho {rho:g}, {steps} steps after a warm start",
+                        "setting": f"threshold rule, colour cue, rho {rho:g}, {steps} steps after a warm start {start}",
                         "student": "SmolLM2-135M-Instruct, dequantised from Q4_1",
                         "method": method,
                         "metric": metric,
@@ -263,7 +270,8 @@ def collect(lines: list[dict[str, Any]]) -> list[dict[str, Any]]:
                         "sd": None if np.isnan(sd) else round(sd, 6),
                         "seeds": values,
                         "diff_to": {r: difference(runs, methods[r], str(split)) for r in rivals} if paired else {},
-                        "command": f"python studies/shortcut.py --rho {rho:g} --steps {steps}",
+                        "command": f"python studies/shortcut.py --rho {rho:g} --steps {steps}"
+                        + (f" --warm {warm}" if warm else ""),
                     }
                 )
     return records

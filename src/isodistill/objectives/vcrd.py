@@ -10,8 +10,8 @@ The paper's idea is the relative validity at the same prefix that scales the pul
 numbers are not public, and are our choice. Equally valid steps give w = 1, plain distillation; beta = 0 does so always.
 
 Token mode asks nobody: a^T = argmax p, a^S = argmax q, v = p(a) / max p, so delta_t = 1 - p(a^S) / max p. There the
-teacher never loses: w is in [1, 2]. Step mode takes delta from outside, one number per trained token (``deltas`` of the
-tokens; see `isodistill.objectives.steps`).
+teacher never loses: w is in [1, 2]. Step mode takes delta from outside, one number per trained token (the batch's
+column ``deltas``).
 """
 
 from __future__ import annotations
