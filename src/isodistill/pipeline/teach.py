@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -168,10 +169,11 @@ def _ask(recipe: Recipe, plan: _Plan, store: AnswerStore) -> list[Refused]:
     needed = {request.teacher for request in todo.values()}
     teachers = {name: make_teacher(plan.by_name[name], recipe) for name in needed}
     limits = {name: settings.limits for name, settings in plan.by_name.items()}
+    drawing = threading.Lock()
     with tqdm(total=len(todo), desc="teach") as bar:
 
         def advance(request: Request) -> None:
-            with tqdm.get_lock():  # called from the workers
+            with drawing:  # called from the workers
                 bar.update()
 
         return ask_all(
