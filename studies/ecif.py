@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import gzip
+import hashlib
 import json
 import math
 import os
@@ -21,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import load_file, save_file
 from scipy.stats import rankdata
 from scipy.stats import t as student_t
 from torch import Tensor, nn
@@ -32,7 +34,6 @@ from isodistill.evaluation import mean_sd
 from isodistill.influence import Influence, segment
 
 RESULTS = Path("docs/results")
-CACHE = Path(tempfile.gettempdir()) / "isodistill-snli-minilm.pt"
 BEGIN, END = "<!-- tables: begin, made by studies/ecif.py from ecif.json -->", "<!-- tables: end -->"
 SHARES, SEEDS = (0.05, 0.1, 0.2, 0.3), (0, 1, 2, 3, 4)
 BATCH, TEMPERATURE, WIDTH, DROPPED = 100, 0.1, 16, 0.1
@@ -157,9 +158,11 @@ def snli(data: Path, encoder: Path) -> Features:
 
 def encode_snli(data: Path, encoder: Path) -> Features:
     """Sentence embeddings (N, 384) of these pairs, computed once and kept."""
-    if CACHE.is_file():
-        cached: Features = torch.load(CACHE, weights_only=True)
-        return cached
+    name = hashlib.sha256(f"{data.resolve()} {encoder.resolve()}".encode()).hexdigest()[:16]
+    cache = Path(tempfile.gettempdir()) / f"isodistill-snli-{name}.safetensors"
+    if cache.is_file():
+        cached = load_file(cache)
+        return {split: (cached[f"{split}/a"], cached[f"{split}/b"]) for split in {key.split("/")[0] for key in cached}}
     from transformers import AutoModel, AutoTokenizer
 
     tokenizer, model = AutoTokenizer.from_pretrained(encoder), AutoModel.from_pretrained(encoder).eval()
@@ -179,7 +182,9 @@ def encode_snli(data: Path, encoder: Path) -> Features:
         first = {row["anchor"]: row for row in reversed(rows) if row["label"] == "entailment"}
         a, b = (encode([row[side] for row in first.values()]) for side in ("text_a", "text_b"))
         features[split] = (a, b)
-    torch.save(features, CACHE)
+    save_file(
+        {f"{split}/{side}": x for split, pair in features.items() for side, x in zip("ab", pair, strict=True)}, cache
+    )
     return features
 
 

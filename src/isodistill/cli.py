@@ -171,6 +171,22 @@ def report(
 
 
 @app.command()
+def audit(
+    pairs: Annotated[Path, typer.Argument(help='Rows {"a": text, "b": text, "id"?}.', show_default=False)],
+    queries: Annotated[Path, typer.Option(help="Clean pairs that judge them; none may be among them.")],
+    out: Annotated[Path, typer.Option("--out", help="Folder to write.")],
+    model: Annotated[
+        str, typer.Option(help="Folder or hub id of a text encoder.")
+    ] = "sentence-transformers/all-MiniLM-L6-v2",
+    remove: Annotated[float, typer.Option(help="Share of pairs that get keep = false; nothing is deleted.")] = 0.1,
+) -> None:
+    """Rank pairs of texts by how much each harms a contrastive model (ECIF), and write audit.html."""
+    from isodistill.pipeline import audit_pairs
+
+    _done(audit_pairs(pairs, queries, model, out, _command(), remove))
+
+
+@app.command()
 def env() -> None:
     """Versions and hardware, to paste into a bug report."""
     from isodistill.pipeline import describe_environment

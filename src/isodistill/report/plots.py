@@ -22,7 +22,7 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from isodistill.report.run import Estimate
 
-__all__ = ["accuracies", "accuracy_consistency", "bars", "curves", "differences"]
+__all__ = ["accuracies", "accuracy_consistency", "bars", "curves", "differences", "histogram"]
 
 # The page's custom properties and their light values; c1 to c6 follow the colour-blind-safe set of Okabe and Ito.
 COLOURS = {
@@ -97,6 +97,29 @@ def differences(rows: Sequence[tuple[str, Estimate]], *, name: str, title: str) 
 
     lines = max(len(textwrap.wrap(label, LABEL_WIDTH)) for label, _ in rows)
     return _svg(draw, name, title, height=0.7 + (0.14 + 0.16 * lines) * len(rows))
+
+
+def histogram(values: Sequence[float], *, marks: Sequence[tuple[float, str]], name: str, title: str, label: str) -> str:
+    """How many values lie where, with named vertical lines.
+
+    Args:
+        values: the numbers.
+        marks: (place, label) of every line.
+        name: unique in the page.
+        title: what a screen reader says.
+        label: of the horizontal axis.
+    """
+
+    def draw(axes: Axes) -> None:
+        axes.hist(values, bins=40, color=COLOURS["accent"])
+        for place, text in marks:
+            axes.axvline(place, color=COLOURS["ink"], linewidth=0.8, linestyle="--", label=text)
+        axes.set_xlabel(label)
+        axes.set_ylabel("pairs")
+        if marks:
+            axes.legend()
+
+    return _svg(draw, name, title, height=2.4)
 
 
 def accuracies(
