@@ -3,7 +3,7 @@
 `rewrite` is the check of teacher-written texts, with a perfect reader: it says what the worked solution of a row says,
 so the figures are those of the rules behind the reader. `check` is `isodistill isomers check`, which reads the texts.
 Per set one member, drawn by a seed, gets one change. Only structures whose solutions are sums, differences, products
-and quotients take part.
+and quotients take part, without a number that comes twice: this reader would take one for the other.
 
     python studies/rewrite_check.py
 """
