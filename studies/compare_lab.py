@@ -21,8 +21,9 @@ from typing import Any
 
 import torch
 
-from isodistill.data.files import write_lines
+from isodistill.data.files import read_log, write_lines
 from isodistill.evaluation import mean_sd
+from isodistill.evaluation.statistics import MIN_SEEDS, paired_interval
 
 RESULTS = Path("docs/results")
 BEGIN, END = "<!-- compare: begin, made by studies/compare_lab.py from compare.json -->", "<!-- compare: end -->"
@@ -54,7 +55,6 @@ METRICS: dict[str, tuple[str | None, str]] = {
 }
 """Metric -> split and name in a run's record."""
 LOWER_IS_BETTER = ("lcs_ratio_ood", "seconds")
-MIN_SEEDS = 3
 
 Run = dict[str, Any]
 
@@ -68,12 +68,12 @@ def main() -> None:
     torch.set_num_threads(1)
     lab = lab_study()
     log = given.results / "compare-runs.jsonl"
-    done = {run["command"] for run in lab.read(log)}
+    done = {run["command"] for run in read_log(log)}
     missing = [run for run in planned() if run["command"] not in done]
     for number, run in enumerate(missing[: given.runs], start=1):
         lab.append(log, run | {"record": lab.train_and_test(run)})
         print(f"{number} of {len(missing)}: {run['command']}", flush=True)
-    records = collect(lab, lab.read(log))
+    records = collect(lab, read_log(log))
     write_lines(given.results / "compare.json", [json.dumps(records, indent=1, allow_nan=False)])
     page = given.results / "compare.md"
     write_lines(page, with_tables(page.read_text(encoding="utf-8"), table(records)).splitlines())
@@ -126,7 +126,7 @@ def _record(lab: ModuleType, method: str, metric: str, found: dict[str, dict[int
         pairs = [(values[seed], _value(found[rival][seed], metric)) for seed in values if seed in found[rival]]
         apart = [sign * (ours - theirs) for ours, theirs in pairs if ours is not None and theirs is not None]
         if rival != method and len(apart) >= MIN_SEEDS:
-            differences[rival] = lab.paired_interval(apart)
+            differences[rival] = paired_interval(apart)
     first = next(iter(runs.values()))
     return {
         "setting": SETTING,

@@ -13,21 +13,20 @@ import base64
 import gzip
 import json
 import math
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from scipy.stats import t as student_t
 from torch import Tensor
 from torch.nn import functional as F
 
 from isodistill.continual import AngularDEN, DenOptions, GrowingMLP, SplitRule
 from isodistill.continual.measures import average_accuracy, backward_transfer, forgetting
-from isodistill.data.files import write_lines
+from isodistill.data.files import append_log, read_log, write_lines
 from isodistill.evaluation import mean_sd
+from isodistill.evaluation.statistics import paired_interval
 
 RESULTS = Path("docs/results")
 BEGIN, END = "<!-- tables: begin, made by studies/drift.py from drift.json -->", "<!-- tables: end -->"
@@ -58,7 +57,7 @@ def main() -> None:
     given = parser.parse_args()
     torch.set_num_threads(1)
     log = RESULTS / "drift-runs.jsonl"
-    runs = [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()] if log.is_file() else []
+    runs = read_log(log)
     done = {(run["setting"], run["method"], run["seed"]) for run in runs}
     planned = [(setting, method, seed) for setting in SETTINGS for seed in SEEDS for method in LABELS]
     missing = [run for run in planned if run not in done]
@@ -67,10 +66,7 @@ def main() -> None:
         R, growth = METHODS[method](SETTINGS[setting][1](images, seed), seed)
         numbers = {"acc": average_accuracy(R), "bwt": backward_transfer(R), "forgetting": forgetting(R)}
         run = {"setting": setting, "method": method, "seed": seed, **numbers, "growth": growth, "R": R}
-        with log.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(run) + "\n")
-            file.flush()
-            os.fsync(file.fileno())
+        append_log(log, run)
         runs.append(run)
         print(f"{setting}, {method}, seed {seed}: ACC {run['acc']:.3f}, growth {growth:.2f}", flush=True)
     records = collect(runs)
@@ -247,7 +243,7 @@ def record(setting: str, method: str, metric: str, found: dict[str, dict[int, Ru
     for rival in RIVALS:
         apart = [sign * (own[s][metric] - found[rival][s][metric]) for s in own if s in found[rival]]
         if rival != method and len(apart) >= 3:
-            differences[rival] = interval(apart)
+            differences[rival] = paired_interval(apart)
     values = [own[seed][metric] for seed in sorted(own)]
     mean, sd = mean_sd(values)
     return {
@@ -261,13 +257,6 @@ def record(setting: str, method: str, metric: str, found: dict[str, dict[int, Ru
         "diff_to": differences,
         "command": "python studies/drift.py --data FOLDER",
     }
-
-
-def interval(differences: list[float]) -> list[float]:
-    """Mean and its 95 % interval over seeds: t distribution, n - 1 degrees of freedom."""
-    mean, sd = mean_sd(differences)
-    half = float(student_t.ppf(0.975, len(differences) - 1)) * sd / math.sqrt(len(differences))
-    return [round(number, 6) for number in (mean, mean - half, mean + half)]
 
 
 def table(records: list[Run]) -> str:

@@ -14,7 +14,6 @@ import gzip
 import hashlib
 import json
 import math
-import os
 import tempfile
 import time
 from dataclasses import dataclass
@@ -24,13 +23,13 @@ from typing import Any
 import torch
 from safetensors.torch import load_file, save_file
 from scipy.stats import rankdata
-from scipy.stats import t as student_t
 from torch import Tensor, nn
 from torch.func import jvp
 from torch.nn import functional as F
 
-from isodistill.data.files import write_lines
+from isodistill.data.files import append_log, read_log, write_lines
 from isodistill.evaluation import mean_sd
+from isodistill.evaluation.statistics import paired_interval
 from isodistill.influence import Influence, segment
 
 RESULTS = Path("docs/results")
@@ -108,7 +107,7 @@ def main() -> None:
     given = parser.parse_args()
     torch.set_num_threads(1)
     log = RESULTS / "ecif-runs.jsonl"
-    runs = [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()] if log.is_file() else []
+    runs = read_log(log)
     done = {(run["setting"], run["share"], run["seed"]) for run in runs}
     settings = SETTINGS if given.encoder else ("digits",)
     planned = [(setting, share, seed) for setting in settings for seed in SEEDS for share in SHARES]
@@ -117,10 +116,7 @@ def main() -> None:
         started = time.perf_counter()
         run = {"setting": setting, "share": share, "seed": seed, **one_run(setting, features, share, seed)}
         run["seconds"] = round(time.perf_counter() - started, 1)
-        with log.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(run) + "\n")
-            file.flush()
-            os.fsync(file.fileno())
+        append_log(log, run)
         runs.append(run)
         print(f"{setting}, {share}, seed {seed}: {run['methods']['exact']}, {run['seconds']} s", flush=True)
     records = collect(runs)
@@ -322,7 +318,7 @@ def record(setting: str, share: float, method: str, metric: str, found: dict[int
     differences = {}
     for rival in RIVALS:
         if rival != method and (rival != "none" or metric == "accuracy") and len(values) >= 3:
-            differences[rival] = interval([values[seed] - found[seed][rival][metric] for seed in values])
+            differences[rival] = paired_interval([values[seed] - found[seed][rival][metric] for seed in values])
     mean, sd = mean_sd(list(values.values()))
     return {
         "setting": f"{SETTINGS[setting]}, {share:.0%} shuffled",
@@ -335,13 +331,6 @@ def record(setting: str, share: float, method: str, metric: str, found: dict[int
         "diff_to": differences,
         "command": "python studies/ecif.py --data FOLDER --encoder FOLDER",
     }
-
-
-def interval(differences: list[float]) -> list[float]:
-    """Mean and its 95 % interval over seeds: t distribution, n - 1 degrees of freedom."""
-    mean, sd = mean_sd(differences)
-    half = float(student_t.ppf(0.975, len(differences) - 1)) * sd / math.sqrt(len(differences))
-    return [round(number, 6) for number in (mean, mean - half, mean + half)]
 
 
 def tables(records: list[Run]) -> str:

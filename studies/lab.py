@@ -12,16 +12,15 @@ from __future__ import annotations
 import argparse
 import json
 import math
-import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
-from scipy.stats import t as student_t
 
-from isodistill.data.files import write_lines
+from isodistill.data.files import append_log, read_log, write_lines
 from isodistill.evaluation import mean_sd
+from isodistill.evaluation.statistics import MIN_SEEDS, paired_interval
 from isodistill.lab import LabSettings, run_lab
 from isodistill.recipe import parse_settings
 
@@ -103,7 +102,6 @@ METRICS = {
 """Metric -> split and name in a run's record."""
 LOWER_IS_BETTER = ("lcs_ood", "lcs_ratio_ood")
 RIVALS = ("erm", "random_mask", "uniform_mask", "and_mask")
-MIN_SEEDS = 3
 
 Run = dict[str, Any]
 
@@ -119,7 +117,7 @@ def main() -> None:
     given = parser.parse_args()
     torch.set_num_threads(1)
     log = given.results / "lab-runs.jsonl"
-    done = {run["command"] for run in read(log)}
+    done = {run["command"] for run in read_log(log)}
     missing = [run for run in planned(given.overrides) if run["command"] not in done]
     for number, run in enumerate(missing[: given.runs], start=1):
         append(log, run | {"record": train_and_test(run)})
@@ -147,29 +145,13 @@ def train_and_test(run: Run) -> Run:
 
 def append(log: Path, run: Run) -> None:
     """One line more, on disk before it returns."""
-    log.parent.mkdir(parents=True, exist_ok=True)
-    line = {key: run[key] for key in ("setting", "method", "command", "record")}
-    with log.open("a", encoding="utf-8") as file:
-        file.write(json.dumps(line, allow_nan=False) + "\n")
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def read(log: Path) -> list[Run]:
-    """The runs on record; a last line that was cut off is removed, and its run is made again."""
-    if not log.is_file():
-        return []
-    text = log.read_text(encoding="utf-8")
-    whole, _, rest = text.rpartition("\n")
-    if rest:
-        write_lines(log, whole.splitlines())
-    return [json.loads(line) for line in whole.splitlines()]
+    append_log(log, {key: run[key] for key in ("setting", "method", "command", "record")})
 
 
 def recorded(log: Path, overrides: list[str]) -> list[Run]:
     """The runs on record that belong to the grid with these overrides."""
     commands = {run["command"] for run in planned(overrides)}
-    return [run for run in read(log) if run["command"] in commands]
+    return [run for run in read_log(log) if run["command"] in commands]
 
 
 def write_results(folder: Path, runs: list[Run]) -> None:
@@ -221,13 +203,6 @@ def _record(setting: str, method: str, metric: str, runs: dict[int, Run], rivals
         "diff_to": differences,
         "command": "python studies/lab.py",
     }
-
-
-def paired_interval(differences: list[float]) -> list[float]:
-    """Mean and its 95 % interval over seeds: t distribution, n - 1 degrees of freedom."""
-    mean, sd = mean_sd(differences)
-    half = float(student_t.ppf(0.975, len(differences) - 1)) * sd / math.sqrt(len(differences))
-    return [round(number, 6) for number in (mean, mean - half, mean + half)]
 
 
 def _value(run: Run, metric: str) -> float | None:

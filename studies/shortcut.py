@@ -26,7 +26,7 @@ from typing import Any
 import numpy as np
 from peft import PeftModel
 
-from isodistill.data.files import write_lines
+from isodistill.data.files import append_log, read_log, write_lines
 from isodistill.data.load import write_rows
 from isodistill.data.rows import Row
 from isodistill.evaluation import PredictionLog, mean_sd
@@ -101,10 +101,9 @@ def main() -> None:
     for seed in given.seeds:
         for method in given.methods:
             key = {"method": method, "seed": seed, "rho": given.rho, "steps": given.steps, "warm": given.warm}
-            if not any(key.items() <= line.items() for line in recorded()):
+            if not any(key.items() <= line.items() for line in read_log(RUNS)):
                 line = key | run(method, seed, given.rho, given.steps, given.warm, given.out)
-                with RUNS.open("a", encoding="utf-8") as file:
-                    file.write(json.dumps(line) + "\n")
+                append_log(RUNS, line)
     write_page()
 
 
@@ -226,15 +225,9 @@ def _losses(folder: Path) -> list[tuple[int, float]]:
     return [(entry["step"], entry["loss"]) for entry in map(json.loads, lines) if "loss" in entry]
 
 
-def recorded() -> list[dict[str, Any]]:
-    """The lines of all finished runs."""
-    text = RUNS.read_text(encoding="utf-8") if RUNS.exists() else ""
-    return [json.loads(line) for line in text.splitlines()]
-
-
 def write_page() -> None:
     """Our records in iga.json, beside those of the laboratory, and our tables in iga.md, from the lines alone."""
-    records = collect(recorded())
+    records = collect(read_log(RUNS))
     path, page = RESULTS / "iga.json", RESULTS / "iga.md"
     kept = [record for record in json.loads(path.read_text(encoding="utf-8")) if record["student"].startswith("lab")]
     write_lines(path, [json.dumps(kept + records, indent=1, allow_nan=False)])

@@ -13,7 +13,6 @@ import argparse
 import gzip
 import hashlib
 import json
-import os
 import re
 import shutil
 from dataclasses import replace
@@ -23,7 +22,7 @@ from typing import Any
 
 import numpy as np
 
-from isodistill.data.files import write_lines
+from isodistill.data.files import append_log, read_log, write_lines
 from isodistill.evaluation import PredictionLog, mean_sd, paired_difference
 from isodistill.evaluation.statistics import ratio_of_sums
 from isodistill.pipeline import run_recipe
@@ -54,10 +53,10 @@ def main() -> None:
         for name in TESTS:
             write_data(given.data, name)
             for keep in KEEPS:
-                if (name, keep, seed) not in {(run["data"], run["keep"], run["seed"]) for run in read_runs(log)}:
+                if (name, keep, seed) not in {(run["data"], run["keep"], run["seed"]) for run in read_log(log)}:
                     recipe = load_recipe(RECIPE, given.overrides)
-                    append(log, one_run(recipe, name, keep, seed, given.out / name / f"{keep}-{seed}"))
-            report(read_runs(log))
+                    append_log(log, one_run(recipe, name, keep, seed, given.out / name / f"{keep}-{seed}"))
+            report(read_log(log))
 
 
 def write_data(data: Path, name: str) -> None:
@@ -140,19 +139,6 @@ def report(runs: list[dict[str, Any]]) -> None:
     text = "\n".join([head, "| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |", *lines])
     before, _, rest = page.read_text(encoding="utf-8").partition(BEGIN)
     write_lines(page, f"{before}{BEGIN}\n\n{text}\n\n{END}{rest.partition(END)[2]}".splitlines())
-
-
-def read_runs(log: Path) -> list[dict[str, Any]]:
-    """The finished runs."""
-    return [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()] if log.exists() else []
-
-
-def append(log: Path, run: dict[str, Any]) -> None:
-    """One more line, on disk when this returns."""
-    with log.open("a", encoding="utf-8") as file:
-        file.write(json.dumps(run) + "\n")
-        file.flush()
-        os.fsync(file.fileno())
 
 
 def _outcomes(run: dict[str, Any]) -> list[int]:

@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy.stats import ttest_1samp
 
 from isodistill.evaluation import bootstrap, holm, mcnemar, mean_sd, paired_difference, two_level_difference
-from isodistill.evaluation.statistics import bootstrap_p, percentile_interval, ratio_of_sums
+from isodistill.evaluation.statistics import bootstrap_p, paired_interval, percentile_interval, ratio_of_sums
 
 
 def clustered(rng: np.random.Generator, n_sets: int, k: int = 4) -> np.ndarray:
@@ -150,3 +151,10 @@ def test_holm_by_hand() -> None:
 def test_mean_and_deviation_over_seeds() -> None:
     assert mean_sd([1.0, 2.0, 3.0, 6.0]) == pytest.approx((3.0, math.sqrt(14 / 3)))
     assert math.isnan(mean_sd([1.0])[1])
+
+
+def test_the_interval_over_seeds_is_that_of_the_t_test() -> None:
+    differences = [0.3, -0.1, 0.25, 0.4, 0.02]
+    expected = ttest_1samp(differences, 0).confidence_interval(0.95)
+    assert paired_interval(differences) == pytest.approx([np.mean(differences), *expected], abs=1e-6)
+    assert np.isnan(paired_interval([0.3])[1:]).all()

@@ -11,6 +11,8 @@ from typing import Any
 
 import pytest
 
+from isodistill.data.files import read_log
+
 ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -63,7 +65,7 @@ def test_differences_are_paired_by_seed_and_flipped_where_less_is_better(study: 
 def test_the_published_tables_are_those_of_the_published_runs(study: ModuleType) -> None:
     results = ROOT / "docs" / "results"
     lab = study.lab_study()
-    records = study.collect(lab, lab.read(results / "compare-runs.jsonl"))
+    records = study.collect(lab, read_log(results / "compare-runs.jsonl"))
     assert json.loads((results / "compare.json").read_text(encoding="utf-8")) == records
     page = (results / "compare.md").read_text(encoding="utf-8")
     assert study.with_tables(page, study.table(records)) == page

@@ -19,7 +19,17 @@ from typing import Any
 
 from isodistill.errors import UserError
 
-__all__ = ["SUFFIXES", "Record", "Refusal", "check_refused", "read_records", "write_lines", "write_refusals"]
+__all__ = [
+    "SUFFIXES",
+    "Record",
+    "Refusal",
+    "append_log",
+    "check_refused",
+    "read_log",
+    "read_records",
+    "write_lines",
+    "write_refusals",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,6 +134,25 @@ def write_lines(path: Path, lines: Iterable[str]) -> None:
     finally:
         if temporary.exists():
             temporary.unlink()
+
+
+def append_log(path: Path, record: Mapping[str, Any]) -> None:
+    """One line of JSON more, on disk before it returns."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a", encoding="utf-8") as file:
+        file.write(json.dumps(record, allow_nan=False) + "\n")
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def read_log(path: Path) -> list[dict[str, Any]]:
+    """The lines of ``append_log``; a last line that was cut off is removed. No file: none."""
+    if not path.is_file():
+        return []
+    whole, _, rest = path.read_text(encoding="utf-8").rpartition("\n")
+    if rest:
+        write_lines(path, whole.splitlines())
+    return [json.loads(line) for line in whole.splitlines()]
 
 
 def write_refusals(path: Path, refusals: Iterable[Refusal]) -> None:

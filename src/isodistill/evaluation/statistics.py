@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
-from scipy.special import bdtr
+from scipy.special import bdtr, stdtrit
 
 from isodistill.evaluation.sets import FloatArray, ratio
 
@@ -28,6 +28,7 @@ __all__ = [
     "mcnemar",
     "mean_sd",
     "paired_difference",
+    "paired_interval",
     "percentile_interval",
     "ratio_of_sums",
     "two_level_difference",
@@ -143,6 +144,18 @@ def mean_sd(values: Sequence[float]) -> tuple[float, float]:
     """Mean and standard deviation with ddof = 1 over seeds; the deviation of a single value is NaN: undefined."""
     mean = float(np.mean(values))
     return mean, float(np.std(values, ddof=1)) if len(values) > 1 else float("nan")
+
+
+def paired_interval(differences: Sequence[float]) -> list[float]:
+    """Mean over seeds of paired differences and its 95 % interval, n - 1 degrees of freedom of the t distribution.
+
+    Returns:
+        mean, lower and upper end, rounded to six digits; NaN ends with one seed.
+    """
+    mean, sd = mean_sd(differences)
+    n = len(differences)
+    half = float(stdtrit(n - 1, 0.975)) * sd / n**0.5 if n > 1 else float("nan")
+    return [round(number, 6) for number in (mean, mean - half, mean + half)]
 
 
 def _draws(n_sets: int, resamples: int, rng: np.random.Generator) -> Iterator[FloatArray]:
