@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
-from transformers import LlamaForCausalLM
+from tokenizers import Tokenizer
+from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
 from isodistill import DistillTrainer
 from isodistill.errors import UserError
@@ -19,13 +21,14 @@ NAMES = ("fkl", "rkl", "jsd", "skew", "vcrd")
 def taught(make_trainer: Any, tiny_model: LlamaForCausalLM, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
     """Trainers whose teacher is a model of other weights, or the student itself."""
 
-    def make(teacher: Any = None, **settings: Any) -> DistillTrainer:
+    def make(teacher: Any = None, tokenizer: Any = None, **settings: Any) -> DistillTrainer:
         if teacher is None:
             torch.manual_seed(9)
             teacher = LlamaForCausalLM(tiny_model.config)
         init = DistillTrainer.__init__
         with monkeypatch.context() as patch:
-            patch.setattr(DistillTrainer, "__init__", lambda self, *a, **k: init(self, *a, teacher_model=teacher, **k))
+            given = {"teacher_model": teacher, "teacher_processing_class": tokenizer}
+            patch.setattr(DistillTrainer, "__init__", lambda self, *a, **k: init(self, *a, **given, **k))
             trainer: DistillTrainer = make_trainer(max_steps=1, max_grad_norm=1e9, **settings)
             return trainer
 
@@ -68,7 +71,9 @@ def test_self_is_the_base_without_its_adapter(taught: Callable[..., Any], tiny_m
         torch.testing.assert_close(own[n], value, rtol=1e-3, atol=1e-5)
 
 
-def test_what_is_refused_before_training(taught: Callable[..., Any], make_trainer: Any, tiny_model: Any) -> None:
+def test_what_is_refused_before_training(
+    taught: Callable[..., Any], make_trainer: Any, tiny_model: Any, tokenizer: PreTrainedTokenizerFast
+) -> None:
     with pytest.raises(UserError, match="set teacher"):
         make_trainer(method="fkl")
     with pytest.raises(UserError, match="leave teacher_model out"):
@@ -76,3 +81,9 @@ def test_what_is_refused_before_training(taught: Callable[..., Any], make_traine
     config = type(tiny_model.config)(**tiny_model.config.to_dict() | {"vocab_size": 64})
     with pytest.raises(UserError, match="truncate"):
         taught(LlamaForCausalLM(config), method="fkl")
+    tree = json.loads(tokenizer.backend_tokenizer.to_str())
+    vocabulary = tree["model"]["vocab"]
+    vocabulary["a"], vocabulary["b"] = vocabulary["b"], vocabulary["a"]
+    other = PreTrainedTokenizerFast(tokenizer_object=Tokenizer.from_str(json.dumps(tree)))
+    with pytest.raises(UserError, match="different tokenizers"):
+        taught(tokenizer=other, method="fkl")

@@ -10,7 +10,9 @@ from peft import PeftModel
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from isodistill.errors import UserError
 from isodistill.objectives import Objective, StudentOutput
+from isodistill.teachers.vocabulary import common_vocabulary
 from isodistill.training.forward import Student
 
 __all__ = ["LiveTeacher", "teacher_obstacles"]
@@ -90,7 +92,10 @@ def teacher_obstacles(
             "set objective.vocab to truncate"
         )
     if teacher_tokenizer is not None:
-        obstacles += _other_tokens(tokenizer, teacher_tokenizer, min(sizes))
+        try:
+            common_vocabulary(tokenizer, teacher_tokenizer, sizes[1], sizes[0], truncate=True)
+        except UserError as error:
+            obstacles.append(str(error))
     context = getattr(_config(cast(nn.Module, teacher)), "max_position_embeddings", longest)
     if longest > context:
         obstacles.append(f"the longest row has {longest} tokens and the teacher reads {context}; lower max_length")
@@ -99,16 +104,3 @@ def teacher_obstacles(
 
 def _config(model: nn.Module) -> Any:
     return cast(PreTrainedModel, model.get_base_model() if isinstance(model, PeftModel) else model).config
-
-
-def _other_tokens(one: PreTrainedTokenizerBase, other: PreTrainedTokenizerBase, n: int) -> list[str]:
-    """The first token that differs in the common prefix of two vocabularies."""
-    names = [{index: token for token, index in t.get_vocab().items()} for t in (one, other)]
-    for index in range(n):
-        a, b = (name.get(index) for name in names)
-        if a != b and a is not None and b is not None:
-            return [
-                f"the teacher has another tokenizer: token {index} is {b!r} there and {a!r} here; its traces can be "
-                "learned as text (objective ce)"
-            ]
-    return []
