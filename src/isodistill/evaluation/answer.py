@@ -21,7 +21,7 @@ from isodistill.data.rows import Row, RowError
 from isodistill.evaluation.backends import Backend
 from isodistill.evaluation.generate import Generation
 from isodistill.evaluation.interrupt import StopAfterBlock
-from isodistill.evaluation.options import Options, distributions, option_tokens, watched_tokens
+from isodistill.evaluation.options import Options, distributions, option_tokens, watched_tokens, words_behind
 from isodistill.evaluation.parse import PARSER_VERSION, canon, parse_answer
 from isodistill.evaluation.records import PredictionLog, Record, Stage
 from isodistill.evaluation.verify import verify
@@ -108,25 +108,19 @@ def answer_rows(
             if done.issuperset((q.row.id, q.sample) for q in block):
                 bar.update(len(block))
                 continue
+            questions = [q.row for q in block], [q.prompt for q in block], [q.options for q in block]
             generations = backend.generate(
                 tokenizer,
-                [q.prompt for q in block],
+                questions[1],
                 max_new_tokens=max_new_tokens,
                 batch_size=batch_size,
                 temperature=temperature,
                 seeds=[_seed(provenance.seed_train, q) for q in block],
-                watch=watched_tokens(q.options for q in block),
+                watch=watched_tokens(questions[2]),
+                follow=words_behind(*questions, tokenizer, backend.context),
                 on_done=advance,
             )
-            pis = distributions(
-                backend,
-                tokenizer,
-                [q.row for q in block],
-                [q.prompt for q in block],
-                [q.options for q in block],
-                generations,
-                batch_size=batch_size,
-            )
+            pis = distributions(backend, tokenizer, *questions, generations, batch_size=batch_size)
             # The states first, so that every record in the log has its state.
             _keep_hidden(folder, f"{split}-{number:04d}", block, generations)
             for question, generation, pi in zip(block, generations, pis, strict=True):
