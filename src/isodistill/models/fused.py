@@ -118,7 +118,7 @@ class FusedLinears:
             part.adapter.add(rows, grad_A[:, part.low], grad_B)
             if part.adapter.grad_W is not None:
                 for k, tokens in domains:
-                    grad_W = D[tokens, part.out].T.float() @ x[tokens].float()
+                    grad_W = D[tokens, part.out].T @ x[tokens]
                     part.adapter.grad_W[k] += grad_W if self.norm is None else grad_W * self.norm
         return result
 
