@@ -6,10 +6,11 @@ Every method gets the same budget: `DRAWS` settings (the defaults, then random o
 learning rate and the options of the method's alignment and term), each trained with the same `SEEDS`, and again
 without each of the surfaces `LEFT_OUT`. A rule chooses one setting per method by its mean over the seeds: on held-out
 problems of the trained surfaces, cue as in training (`train_val`); likewise on the surface that was left out
-(`leave_one_out`); or on the unseen surfaces of the test (`oracle`). Each run is one `python -m isodistill.lab`; its
-record is appended to docs/results/compare-search-runs.jsonl, seeds outermost, and what stands there is not run again.
-Then writes the records of the chosen settings in docs/results/compare.json and the tables of docs/results/compare.md.
-`--runs 0` only writes these.
+(`leave_one_out`); or on the unseen surfaces of the test (`oracle`). A rule counts a seed once all methods have all of
+its runs, so that a study that was stopped compares equal budgets, too. Each run is one `python -m isodistill.lab`; its
+record is appended to docs/results/compare-search-runs.jsonl, and what stands there is not run again. Then writes the
+records of the chosen settings in docs/results/compare.json and the tables of docs/results/compare.md. `--runs 0` only
+writes these.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -35,9 +36,9 @@ from isodistill.training.slots import fill_slots
 RESULTS = Path("docs/results")
 BEGIN, END = "<!-- search: begin, made by studies/compare_search.py from compare.json -->", "<!-- search: end -->"
 STEPS = 400
-SETTING = f"conflicting cues, K = 4, rho 1, {STEPS} steps"
-COMMON = ["task.domains=4", "task.valid_problems=100", f"train.steps={STEPS}"]
-SEEDS, DRAWS, LEFT_OUT = range(3), 3, (0, 1)
+SETTING = f"conflicting cues, K = 8, rho 1, width 64, {STEPS} steps"
+COMMON = ["task.valid_problems=100", "train.width=64", f"train.steps={STEPS}"]
+SEEDS, DRAWS, LEFT_OUT = range(3), 3, (0,)
 RULES = {
     "train_val": "held-out problems of the trained surfaces",
     "leave_one_out": "a surface that was left out of training",
@@ -84,24 +85,30 @@ def compare_study() -> ModuleType:
     return module
 
 
-def planned(study: ModuleType) -> Iterator[Run]:
-    """Every run: what it is and the command that makes it; a seed is done with all methods before the next begins."""
-    for seed in SEEDS:
-        for draw in range(DRAWS):
-            for method in METHODS:
-                _, preset, options = study.METHODS[method]
-                drawn = [*COMMON, *options, *draw_of(preset, draw)]
-                for without in (-1, *LEFT_OUT):
-                    given = drawn if without < 0 else [*drawn, f"task.without={without}"]
-                    command = f"python -m isodistill.lab --method {preset} --seed {seed}"
-                    yield {
-                        "method": method,
-                        "draw": draw,
-                        "without": without,
-                        "command": command + "".join(f" --set {option}" for option in given),
-                        "tree": {"method": preset, "seed": seed},
-                        "overrides": given,
-                    }
+def planned(study: ModuleType) -> list[Run]:
+    """Every run, what it is and the command that makes it: the first seed whole, then the others, left-out last."""
+    runs = [
+        _planned(study, method, draw, seed, without)
+        for seed in SEEDS
+        for draw in range(DRAWS)
+        for method in METHODS
+        for without in (-1, *LEFT_OUT)
+    ]
+    return sorted(runs, key=lambda run: run["without"] >= 0 and run["tree"]["seed"] > 0)
+
+
+def _planned(study: ModuleType, method: str, draw: int, seed: int, without: int) -> Run:
+    _, preset, options = study.METHODS[method]
+    given = [*COMMON, *options, *draw_of(preset, draw), *([f"task.without={without}"] if without >= 0 else [])]
+    command = f"python -m isodistill.lab --method {preset} --seed {seed}"
+    return {
+        "method": method,
+        "draw": draw,
+        "without": without,
+        "command": command + "".join(f" --set {option}" for option in given),
+        "tree": {"method": preset, "seed": seed},
+        "overrides": given,
+    }
 
 
 def draw_of(preset: str, draw: int) -> list[str]:
@@ -116,33 +123,48 @@ def draw_of(preset: str, draw: int) -> list[str]:
     return options
 
 
+def finished(runs: list[Run], needed: tuple[int, ...]) -> list[int]:
+    """The seeds that every draw of every method has been trained with, whole (-1) or without the surfaces needed."""
+    done = {(run["method"], run["draw"], run["record"]["seed"], run["without"]) for run in runs}
+    cells = [(method, draw) for method in METHODS for draw in range(DRAWS)]
+    return [seed for seed in SEEDS if all((*cell, seed, without) in done for cell in cells for without in needed)]
+
+
 def choices(runs: list[Run]) -> dict[str, dict[str, Choice]]:
     """Rule -> method -> the chosen draw."""
-    scores: dict[str, dict[str, dict[Setting, dict[int, float]]]] = {rule: {} for rule in RULES}
-    left_out: dict[tuple[str, int, int], dict[int, float]] = {}
-    for run in runs:
-        splits, seed = run["record"]["splits"], run["record"]["seed"]
-        if run["without"] >= 0:
-            left_out.setdefault((run["method"], run["draw"], seed), {})[run["without"]] = splits["valid"]["acc_macro"]
-            continue
-        for rule, split in (("train_val", "valid"), ("oracle", "ood")):
-            of_method = scores[rule].setdefault(run["method"], {})
-            of_method.setdefault(Setting(run["draw"], STEPS), {})[seed] = splits[split]["acc_macro"]
-    for (method, draw, seed), found in left_out.items():
-        if found.keys() == set(LEFT_OUT):
-            of_method = scores["leave_one_out"].setdefault(method, {})
-            of_method.setdefault(Setting(draw, STEPS), {})[seed] = sum(found.values()) / len(found)
-    return {rule: choose(of_rule) for rule, of_rule in scores.items()}
+    found = {(run["method"], run["draw"], run["record"]["seed"], run["without"]): run["record"] for run in runs}
+    reads = {"train_val": ((-1,), "valid"), "leave_one_out": (LEFT_OUT, "valid"), "oracle": ((-1,), "ood")}
+    chosen = {}
+    for rule, (needed, split) in reads.items():
+        seeds = finished(runs, needed)
+        scores = {
+            method: {
+                Setting(draw, STEPS): {
+                    seed: sum(found[method, draw, seed, without]["splits"][split]["acc_macro"] for without in needed)
+                    / len(needed)
+                    for seed in seeds
+                }
+                for draw in range(DRAWS)
+            }
+            for method in METHODS
+        }
+        if seeds:
+            chosen[rule] = choose(scores)
+    return chosen
 
 
 def collect(study: ModuleType, runs: list[Run]) -> list[Run]:
     """One record per rule, method and metric of the chosen settings; differences are paired by seed."""
-    whole = {(run["method"], run["draw"], run["record"]["seed"]): run["record"] for run in runs if run["without"] < 0}
+    seeds = finished(runs, (-1,))
+    whole = {
+        (run["method"], run["draw"], run["record"]["seed"]): run["record"]
+        for run in runs
+        if run["without"] < 0 and run["record"]["seed"] in seeds
+    }
     return [
         _record(study, rule, method, metric, chosen, whole)
         for rule, chosen in choices(runs).items()
         for method in METHODS
-        if method in chosen
         for metric in METRICS
     ]
 
@@ -158,8 +180,7 @@ def _record(
     split, name = study.METRICS[metric]
 
     def values(of: str) -> dict[int, float | None]:
-        choice = chosen[of]
-        runs = {seed: whole.get((of, choice.setting.seed_hparam, seed)) for seed in choice.seeds}
+        runs = {seed: whole.get((of, chosen[of].setting.seed_hparam, seed)) for seed in SEEDS}
         return {seed: run["splits"][split][name] for seed, run in runs.items() if run is not None}
 
     own = values(method)
@@ -175,7 +196,7 @@ def _record(
             differences[rival] = paired_interval(apart)
     choice = chosen[method]
     preset = study.METHODS[method][1]
-    first = whole[method, choice.setting.seed_hparam, choice.seeds[0]]
+    first = next(record for (of, *_), record in whole.items() if of == method)
     return {
         "setting": f"selected by {rule}: {SETTING}",
         "student": f"lab transformer, {first['parameters'] / 1e6:.2f} M parameters",
@@ -188,6 +209,7 @@ def _record(
         "chosen": " ".join(draw_of(preset, choice.setting.seed_hparam)) or "the defaults",
         "score": round(choice.score, 6),
         "draws": len(choice.scores),
+        "chosen_on_seeds": choice.seeds,
         "command": "python studies/compare_search.py",
     }
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import sys
+from collections import Counter
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -89,43 +90,44 @@ def searched(method: str, draw: int, seed: int, valid: float, ood: float, withou
 
 
 def test_every_method_is_searched_alike(search: ModuleType, study: ModuleType) -> None:
-    runs = list(search.planned(study))
+    runs = search.planned(study)
     budget = len(search.SEEDS) * search.DRAWS * (1 + len(search.LEFT_OUT))
-    assert {method: sum(run["method"] == method for run in runs) for method in search.METHODS} == dict.fromkeys(
-        search.METHODS, budget
-    )
+    assert Counter(run["method"] for run in runs) == dict.fromkeys(search.METHODS, budget)
     rates = {
         method: [o for run in runs if run["method"] == method for o in run["overrides"] if o.startswith("train.lr")]
         for method in search.METHODS
     }
     assert len({tuple(values) for values in rates.values()}) == 1
     assert len({run["command"] for run in runs}) == len(runs)
-    assert [run["tree"]["seed"] for run in runs] == sorted(run["tree"]["seed"] for run in runs)
     assert any("term.states" in run["command"] for run in runs if run["method"] == "iga_consistency")
 
 
 def test_each_rule_reads_its_own_numbers_and_the_test_only_where_it_says_so(
     search: ModuleType, study: ModuleType
 ) -> None:
-    """Draw 0 is best on validation, 1 on the surfaces left out, 2 on the test; a draw that lacks a run is out."""
+    """Draw 0 is best on validation, 1 on the surface left out, 2 on the test; unequal budgets are never compared."""
     runs = []
-    for seed in range(3):
-        for draw, (valid, left, ood) in enumerate([(0.9, 0.1, 0.2), (0.5, 0.8, 0.3), (0.6, 0.2, 0.7)]):
-            runs.append(searched("iga", draw, seed, valid, ood))
-            runs += [searched("iga", draw, seed, left, 0.0, without) for without in search.LEFT_OUT]
-            runs.append(searched("erm", draw, seed, 0.5, 0.1 * draw))
+    for method in search.METHODS:
+        for seed in search.SEEDS:
+            for draw, (valid, left, ood) in enumerate([(0.9, 0.1, 0.2), (0.5, 0.8, 0.3), (0.6, 0.2, 0.7)]):
+                valid, ood = (valid, ood) if method == "iga" else (0.5, 0.1 * draw)
+                runs.append(searched(method, draw, seed, valid, ood))
+                runs += [searched(method, draw, seed, left, 0.0, without) for without in search.LEFT_OUT]
     chosen = search.choices(runs)
     assert {rule: chosen[rule]["iga"].setting.seed_hparam for rule in search.RULES} == {
         "train_val": 0, "leave_one_out": 1, "oracle": 2,
     }  # fmt: skip
     assert chosen["train_val"]["erm"].setting.seed_hparam == 0  # a tie goes to the defaults
-    assert "erm" not in chosen["leave_one_out"]
     found = {(r["setting"].split(":")[0], r["method"], r["metric"]): r for r in search.collect(study, runs)}
     assert found["selected by oracle", "iga", "acc_ood"]["mean"] == 0.7
     assert found["selected by oracle", "iga", "acc_ood"]["diff_to"]["erm"][0] == pytest.approx(0.5)
     assert found["selected by train_val", "iga", "acc_ood"]["seeds"] == [0.2] * 3
-    lacking = [run for run in runs if not (run["without"] == 1 and run["draw"] == 1 and run["record"]["seed"] == 2)]
-    assert search.choices(lacking)["leave_one_out"]["iga"].setting.seed_hparam == 2
+    # One run of seed 2 is missing: no method is chosen by it, in this rule, and its test runs still count.
+    lacking = [run for run in runs if (run["method"], run["without"], run["record"]["seed"]) != ("erm", 0, 2)]
+    assert {choice.seeds == [0, 1] for choice in search.choices(lacking)["leave_one_out"].values()} == {True}
+    assert search.choices(lacking)["train_val"]["iga"].seeds == [0, 1, 2]
+    assert search.choices([]) == {}
+    assert search.collect(study, []) == []
 
 
 def test_the_published_choices_are_those_of_the_published_runs(search: ModuleType, study: ModuleType) -> None:

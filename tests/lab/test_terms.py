@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 from isodistill.alignment import ERM, Alignment, PCGrad
 from isodistill.errors import UserError
+from isodistill.lab.evaluate import evaluate
 from isodistill.lab.settings import TaskOptions
 from isodistill.lab.task import Task
 from isodistill.lab.train import backward
@@ -56,15 +57,25 @@ def test_a_surface_that_is_left_out_is_never_trained() -> None:
     assert surfaces[1].unique().tolist() == [2]
 
 
-def test_the_split_to_select_by_is_of_the_trained_surfaces_or_of_the_one_left_out() -> None:
-    """A student of the surfaces 0 and 1 reads the first result on them, but not words that it has never seen."""
-    common = ["train.steps=250", "train.rows=8", "train.width=32", "task.valid_problems=60", "task.words=2"]
-    whole = small("erm", overrides=common)["splits"]
-    left = small("erm", overrides=[*common, "task.without=2"])["splits"]
-    assert list(whole) == ["id", "cue_random", "ood", "valid"]
-    assert whole["valid"]["agreement"] == pytest.approx(whole["id"]["agreement"], abs=0.35)
-    assert left["valid"]["lcs_ratio"] is None  # one surface makes no sets
-    assert left["valid"] != whole["valid"]
+@pytest.mark.parametrize("without", [-1, 1])
+def test_the_split_to_select_by_is_of_the_trained_surfaces_or_of_the_one_left_out(
+    without: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    task = Task(TaskOptions(domains=K, valid_problems=60, without=without), 0)
+    monkeypatch.setattr("isodistill.lab.evaluate._scores", lambda model, task, told: told)
+    told: dict[str, Any] = evaluate(made()[0], task, torch.Generator().manual_seed(0))
+    surfaces = {split: ((rows[..., 0] - 21) // 40).unique().tolist() for split, rows in told.items()}
+    trained = [0, 1, 2] if without < 0 else [0, 2]
+    assert surfaces == {
+        "id": trained, "cue_random": trained, "ood": [3, 4, 5], "valid": trained if without < 0 else [1],
+    }  # fmt: skip
+    for split, rows in told.items():
+        problems = {tuple(p) for p in problems_of(rows).flatten(0, 1).tolist()}
+        kept = task.valid_problems if split == "valid" else task.test_problems
+        assert problems == {(c, a, b) for a, b, _, c in kept.tolist()}
+        if split in ("valid", "id"):  # the cue as in training
+            cues = {(k, answer): cue for k, row in enumerate(rows) for cue, answer in row[:, [1, -1]].tolist()}
+            assert all(cue == cues[k, answer] for k, row in enumerate(rows) for cue, answer in row[:, [1, -1]].tolist())
 
 
 def test_without_them_a_run_is_what_it_was() -> None:
@@ -103,7 +114,7 @@ def test_the_term_reaches_all_weights_as_autograd_says(alignment: Alignment) -> 
         found = gradients.views[name].mean(0).double()
         torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-6)
     assert tokens.shape[-1] == PROMPT + TRACE
-    assert float(gradients.losses.mean()) == pytest.approx(float(total), rel=1e-5)
+    assert gradients.losses.mean().item() == pytest.approx(total.item(), rel=1e-5)
 
 
 @pytest.mark.parametrize("method", ["erm", "iga", "irm"])
