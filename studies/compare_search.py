@@ -35,7 +35,7 @@ from isodistill.training.slots import fill_slots
 
 RESULTS = Path("docs/results")
 BEGIN, END = "<!-- search: begin, made by studies/compare_search.py from compare.json -->", "<!-- search: end -->"
-STEPS = 400
+STEPS = 300
 SETTING = f"conflicting cues, K = 8, rho 1, width 64, {STEPS} steps"
 COMMON = ["task.valid_problems=100", "train.width=64", f"train.steps={STEPS}"]
 SEEDS, DRAWS, LEFT_OUT = range(3), 3, (0,)
