@@ -1,4 +1,4 @@
-"""Nine methods and the control on the lab student, side by side.
+"""Nine methods, the control of IGA and isomer consistency on the lab student, side by side.
 
     python studies/compare_lab.py
 
@@ -30,19 +30,34 @@ BEGIN, END = "<!-- compare: begin, made by studies/compare_lab.py from compare.j
 SETTING = "conflicting cues, K = 8, rho 1"
 SEEDS = range(5)
 
-METHODS: dict[str, str] = {
-    "erm": "ERM",
-    "iga": "IGA",
-    "irm": "IRM",
-    "vrex": "V-REx",
-    "group_dro": "GroupDRO",
-    "fish": "Fish",
-    "fishr": "Fishr",
-    "and_mask": "AND-mask",
-    "pcgrad": "PCGrad",
-    "random_mask": "random mask, density and step ratio of IGA",
+WHOLE = ["task.sets=true"]
+METHODS: dict[str, tuple[str, str, list[str]]] = {
+    "erm": ("ERM", "erm", []),
+    "iga": ("IGA", "iga", []),
+    "irm": ("IRM", "irm", []),
+    "vrex": ("V-REx", "vrex", []),
+    "group_dro": ("GroupDRO", "group_dro", []),
+    "fish": ("Fish", "fish", []),
+    "fishr": ("Fishr", "fishr", []),
+    "and_mask": ("AND-mask", "and_mask", []),
+    "pcgrad": ("PCGrad", "pcgrad", []),
+    "random_mask": ("random mask, density and step ratio of IGA", "random_mask", []),
+    "isomer_consistency": ("isomer consistency (ERM and the term), whole sets", "isomer_consistency", WHOLE),
+    "iga_consistency": ("IGA + isomer consistency, whole sets", "iga_consistency", WHOLE),
+    "erm_sets": ("ERM, whole sets", "erm", WHOLE),
+    "iga_sets": ("IGA, whole sets", "iga", WHOLE),
+    "shuffled_sets": (
+        "isomer consistency, members of different sets (control)",
+        "isomer_consistency",
+        [*WHOLE, "term.control=shuffled"],
+    ),
 }
-"""Preset -> label, in the order in which a seed is run."""
+"""Method -> label, preset, options, in the order in which a seed is run. A step of whole sets tells the same problems
+on all surfaces, so the term has a baseline of its own."""
+
+RIVALS = ("erm", "random_mask", "erm_sets", "iga_sets", "shuffled_sets")
+TERMS = {"isomer_consistency": ("erm_sets", "shuffled_sets"), "iga_consistency": ("iga_sets",)}
+"""Method with the term -> what it is without, and its control."""
 
 METRICS: dict[str, tuple[str | None, str]] = {
     "acc_ood": ("ood", "acc_macro"),
@@ -74,9 +89,9 @@ def main() -> None:
         lab.append(log, run | {"record": lab.train_and_test(run)})
         print(f"{number} of {len(missing)}: {run['command']}", flush=True)
     records = collect(lab, read_log(log))
-    write_lines(given.results / "compare.json", [json.dumps(records, indent=1, allow_nan=False)])
+    write_records(given.results / "compare.json", records, SETTING)
     page = given.results / "compare.md"
-    write_lines(page, with_tables(page.read_text(encoding="utf-8"), table(records)).splitlines())
+    write_lines(page, with_tables(page.read_text(encoding="utf-8"), tables(records)).splitlines())
 
 
 def lab_study() -> ModuleType:
@@ -92,14 +107,23 @@ def lab_study() -> ModuleType:
 def planned() -> Iterator[Run]:
     """Every run: what it is and the command that makes it."""
     for seed in SEEDS:
-        for method in METHODS:
+        for method, (_, preset, options) in METHODS.items():
+            command = f"python -m isodistill.lab --method {preset} --seed {seed}"
             yield {
                 "setting": SETTING,
                 "method": method,
-                "command": f"python -m isodistill.lab --method {method} --seed {seed}",
-                "tree": {"method": method, "seed": seed},
-                "overrides": [],
+                "command": command + "".join(f" --set {option}" for option in options),
+                "tree": {"method": preset, "seed": seed},
+                "overrides": options,
             }
+
+
+def write_records(path: Path, records: list[Run], setting: str) -> None:
+    """compare.json, in which the records of other settings stay, those of defaults first."""
+    known: list[Run] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else []
+    whole = records + [record for record in known if not record["setting"].startswith(setting)]
+    whole.sort(key=lambda record: bool(record["setting"] != SETTING))
+    write_lines(path, [json.dumps(whole, indent=1, allow_nan=False)])
 
 
 def collect(lab: ModuleType, runs: list[Run]) -> list[Run]:
@@ -122,7 +146,7 @@ def _record(lab: ModuleType, method: str, metric: str, found: dict[str, dict[int
     mean, sd = mean_sd(defined) if defined else (math.nan, math.nan)
     sign = -1 if metric in LOWER_IS_BETTER else 1
     differences = {}
-    for rival in ("erm", "random_mask"):
+    for rival in RIVALS:
         pairs = [(values[seed], _value(found[rival][seed], metric)) for seed in values if seed in found[rival]]
         apart = [sign * (ours - theirs) for ours, theirs in pairs if ours is not None and theirs is not None]
         if rival != method and len(apart) >= MIN_SEEDS:
@@ -148,8 +172,8 @@ def _value(run: Run, metric: str) -> float | None:
     return value
 
 
-def table(records: list[Run]) -> str:
-    """The table of the page, the best mean first, from the records alone."""
+def tables(records: list[Run]) -> str:
+    """The tables of the page, from the records alone: all methods, the best mean first, and what the term adds."""
     found = {(r["method"], r["metric"]): r for r in records}
     ranked = sorted(
         (method for method in METHODS if (method, "acc_ood") in found),
@@ -162,14 +186,26 @@ def table(records: list[Run]) -> str:
     ]
     for method in ranked:
         accuracy = found[method, "acc_ood"]
-        cells = [METHODS[method], _mean(accuracy), " / ".join(f"{value:.3f}" for value in accuracy["seeds"])]
-        cells += [_difference(accuracy, rival) for rival in ("erm", "random_mask")]
+        cells = [METHODS[method][0], mean_cell(accuracy), " / ".join(f"{value:.3f}" for value in accuracy["seeds"])]
+        cells += [difference_cell(accuracy, rival) for rival in ("erm", "random_mask")]
         cells += [
-            _mean(found[method, metric])
+            mean_cell(found[method, metric])
             for metric in ("all_correct_ood", "agreement_ood", "lcs_ratio_ood", "acc_cue_random")
         ]
         ratio = found[method, "seconds"]["mean"] / found["erm", "seconds"]["mean"]
         lines.append(f"| {' | '.join([*cells, f'{ratio:.2f}'])} |")
+    lines += [
+        "",
+        "| with the term | against | accuracy, unseen surfaces, better by | all correct | agreement | LCS ratio |",
+    ]
+    lines.append("| --- | --- | ---: | ---: | ---: | ---: |")
+    for method, rivals in TERMS.items():
+        for rival in rivals:
+            if {(method, "acc_ood"), (rival, "acc_ood")} <= found.keys():
+                metrics = ("acc_ood", "all_correct_ood", "agreement_ood", "lcs_ratio_ood")
+                cells = [METHODS[method][0], METHODS[rival][0]]
+                cells += [difference_cell(found[method, metric], rival) for metric in metrics]
+                lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
@@ -180,13 +216,13 @@ def with_tables(page: str, text: str) -> str:
     return f"{before}{BEGIN}\n\n{text}\n\n{END}{after}"
 
 
-def _mean(record: Run) -> str:
+def mean_cell(record: Run) -> str:
     if record["mean"] is None:
         return "-"
     return f"{record['mean']:.3f}" + ("" if record["sd"] is None else f" ± {record['sd']:.3f}")
 
 
-def _difference(record: Run, rival: str) -> str:
+def difference_cell(record: Run, rival: str) -> str:
     if rival not in record["diff_to"]:
         return "-"
     value, low, high = record["diff_to"][rival]

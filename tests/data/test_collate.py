@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from hypothesis import given
@@ -11,9 +13,10 @@ from isodistill.data.encode import Encoded
 DOMAINS = ("law", "medicine", "science")
 
 
-def encoded(row_id: str, domain: str, length: int, n_prompt: int, weight: float = 1.0) -> Encoded:
+def encoded(row_id: str, domain: str, length: int, n_prompt: int, weight: float = 1.0, **more: Any) -> Encoded:
     ids = list(range(1, length + 1))
-    return Encoded(row_id, domain, None, ids, [-100] * n_prompt + ids[n_prompt:], weight)
+    given = {"set_id": None} | more
+    return Encoded(row_id, domain, input_ids=ids, labels=[-100] * n_prompt + ids[n_prompt:], weight=weight, **given)
 
 
 def test_by_hand() -> None:
@@ -29,7 +32,23 @@ def test_by_hand() -> None:
         "labels": torch.int64,
         "domain_index": torch.int64,
         "weights": torch.float32,
+        "set_index": torch.int64,
+        "answer_at": torch.int64,
     }
+
+
+def test_members_that_were_handed_out_together_share_a_number() -> None:
+    """Two traces of one set are two groups, since their domains come again; rows without a set have none."""
+    rows = [("s1", "law"), ("s1", "science"), ("s1", "law"), ("s1", "science"), ("s2", "medicine"), (None, "law")]
+    given_rows = [
+        encoded(str(i), domain, 5, 1, float(i), set_id=set_id, answer_at=(2, 4) if i == 4 else None)
+        for i, (set_id, domain) in enumerate(rows)
+    ]
+    batch = collate(given_rows, DOMAINS, pad_id=0)
+    found = dict(zip(batch["weights"].int().tolist(), batch["set_index"].tolist(), strict=True))
+    assert found == {0: 0, 1: 0, 2: 1, 3: 1, 4: 2, 5: -1}
+    spans = dict(zip(batch["weights"].int().tolist(), batch["answer_at"].tolist(), strict=True))
+    assert spans == {i: [2, 4] if i == 4 else [0, 0] for i in range(6)}
 
 
 @given(rows=st.lists(st.tuples(st.sampled_from(DOMAINS), st.integers(1, 9)), min_size=1, max_size=12))

@@ -136,3 +136,21 @@ def test_no_row_left_to_train_on(tokenizer: Any) -> None:
         encode_rows([Row(id="x", prompt="p")], tokenizer, 64)
     with pytest.raises(UserError, match="No row is left"):
         encode_rows([], tokenizer, 64)
+
+
+def test_the_answer_is_found_where_the_completion_tells_it_last(tokenizer: Any) -> None:
+    def told(completion: str, answer: str, answer_type: Any = "number") -> str | None:
+        row = Row(id="x", prompt="6 x 4?", completion=completion, answer=answer, answer_type=answer_type)
+        encoded = encode_row(row, tokenizer, max_length=10_000)
+        assert encode_rows([ROW, row], tokenizer, 10_000)[0][1] == encoded
+        if encoded.answer_at is None:
+            return None
+        start, stop = encoded.answer_at
+        assert all(label != IGNORE_INDEX for label in encoded.labels[start:stop])
+        assert "answer" not in tokenizer.decode(encoded.input_ids[stop:])
+        return str(tokenizer.decode(encoded.input_ids[start:stop])).strip()
+
+    assert told("24 is 24. The answer is 24.", "24") == "24"
+    assert told("124, 24.5, 3.24 or 240.", "24") is None
+    assert told("It is so. The answer is yes.", "yes", "yesno") == "yes"
+    assert encode_row(ROW, tokenizer, max_length=64).answer_at is None  # the row has no answer

@@ -70,10 +70,11 @@ def losses(folder: Path, name: str) -> list[tuple[int, float]]:
         {"method": "irm", "alignment": {"name": "irm", "lam": 10.0, "anneal": 0.0}},
         {"method": "dann"},
         {"method": "fish"},
+        {"method": "iga_consistency", "term": {"states": 2.0}},
     ],
     ids=[
         *("erm", "erm_pooled", "iga-factor", "iga-weight", "iga-tangent-debias", "iga-separable"),
-        *("pcgrad", "group_dro", "irm", "dann", "fish"),
+        *("pcgrad", "group_dro", "irm", "dann", "fish", "iga_consistency"),
     ],
 )
 def test_two_ranks_equal_one(tmp_path: Path, tokenizer: PreTrainedTokenizerFast, method: dict[str, Any]) -> None:

@@ -22,6 +22,10 @@ pytestmark = pytest.mark.pages
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
 NAMES = [str(page.relative_to(ROOT)) for page in PAGES]
+NEEDS = {
+    "docs/steps/harness.md": ("lm_eval", "lm-evaluation-harness is not installed: pip install isodistill[lm-eval]")
+}
+"""Page -> a module that its commands import, and why they are skipped without it."""
 
 FENCE = re.compile(r'^```(\w+)(?: title="([^"]+)")?\n(.*?)^```$', re.MULTILINE | re.DOTALL)
 TRAINS = re.compile(r"isodistill (?:compare|demo|run|train)\b|own_data\.py|prontoqa\.py|traces\.py --seeds 0")
@@ -94,6 +98,7 @@ def run(command: str, folder: Path, env: dict[str, str]) -> tuple[int, str]:
 def run_page(page: Path, folder: Path, env: dict[str, str]) -> None:
     for block in blocks(page):
         if block.title:
+            (folder / block.title).parent.mkdir(exist_ok=True)
             (folder / block.title).write_text(block.text, encoding="utf-8")
             continue
         if block.language not in ("bash", "console"):
@@ -114,6 +119,8 @@ def needs_real_data(page: Path) -> bool:
 
 @pytest.mark.parametrize("name", [n for n, p in zip(NAMES, PAGES, strict=True) if not needs_real_data(p)])
 def test_the_commands_of_a_page_run(name: str, folder: Path) -> None:
+    if name in NEEDS:
+        pytest.importorskip(NEEDS[name][0], reason=NEEDS[name][1])
     run_page(ROOT / name, folder, environment())
 
 
@@ -135,6 +142,8 @@ def test_the_commands_of_a_page_run_on_real_data(name: str, folder: Path, real_d
     ids=lambda value: value if value.endswith(".md") else "program",
 )
 def test_the_programs_of_a_page_run(name: str, program: str, folder: Path) -> None:
+    if name in NEEDS:
+        pytest.importorskip(NEEDS[name][0], reason=NEEDS[name][1])
     (folder / "program.py").write_text(program, encoding="utf-8")
     code, printed = run("python program.py", folder, environment())
     assert code == 0, printed[-3000:]

@@ -1,10 +1,11 @@
-"""The study of nine methods: seeds outermost, no run twice, and a published table made of the published runs."""
+"""Studies of methods side by side: seeds outermost, no run twice, published tables made of the published runs."""
 
 from __future__ import annotations
 
 import importlib.util
 import json
 import sys
+from collections import Counter
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -26,6 +27,16 @@ def study() -> ModuleType:
     return module
 
 
+@pytest.fixture(scope="module")
+def search() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("compare_search", ROOT / "studies" / "compare_search.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
 def made(seed: int, value: float) -> dict[str, Any]:
     numbers = dict.fromkeys(("acc_macro", "all_correct", "agreement", "lcs_ratio"), value)
     splits = dict.fromkeys(("id", "cue_random", "ood"), numbers)
@@ -39,12 +50,12 @@ def test_a_stopped_study_goes_on_seed_by_seed(
     monkeypatch.setattr(study, "lab_study", lambda: lab)
     monkeypatch.setattr(lab, "train_and_test", lambda run: made(run["tree"]["seed"], 0.5))
     (tmp_path / "compare.md").write_text(f"above\n{study.BEGIN}\n{study.END}\nbelow\n", encoding="utf-8")
-    for runs in ("4", "9"):
+    for runs in ("4", "14"):
         monkeypatch.setattr(sys, "argv", ["compare_lab.py", "--results", str(tmp_path), "--runs", runs])
         study.main()
     lines = [json.loads(line) for line in (tmp_path / "compare-runs.jsonl").read_text(encoding="utf-8").splitlines()]
-    assert [line["command"] for line in lines] == [run["command"] for run in study.planned()][:13]
-    assert [line["record"]["seed"] for line in lines] == [0] * 10 + [1] * 3
+    assert [line["command"] for line in lines] == [run["command"] for run in study.planned()][:18]
+    assert [line["record"]["seed"] for line in lines] == [0] * 15 + [1] * 3
 
 
 def test_differences_are_paired_by_seed_and_flipped_where_less_is_better(study: ModuleType) -> None:
@@ -66,6 +77,63 @@ def test_the_published_tables_are_those_of_the_published_runs(study: ModuleType)
     results = ROOT / "docs" / "results"
     lab = study.lab_study()
     records = study.collect(lab, read_log(results / "compare-runs.jsonl"))
-    assert json.loads((results / "compare.json").read_text(encoding="utf-8")) == records
+    written = json.loads((results / "compare.json").read_text(encoding="utf-8"))
+    assert [record for record in written if record["setting"] == study.SETTING] == records
     page = (results / "compare.md").read_text(encoding="utf-8")
-    assert study.with_tables(page, study.table(records)) == page
+    assert study.with_tables(page, study.tables(records)) == page
+
+
+def searched(method: str, draw: int, seed: int, valid: float, ood: float, without: int = -1) -> dict[str, Any]:
+    record = made(seed, ood)
+    record["splits"] = record["splits"] | {"valid": {"acc_macro": valid}}
+    return {"method": method, "draw": draw, "without": without, "record": record}
+
+
+def test_every_method_is_searched_alike(search: ModuleType, study: ModuleType) -> None:
+    runs = search.planned(study)
+    budget = len(search.SEEDS) * search.DRAWS * (1 + len(search.LEFT_OUT))
+    assert Counter(run["method"] for run in runs) == dict.fromkeys(search.METHODS, budget)
+    rates = {
+        method: [o for run in runs if run["method"] == method for o in run["overrides"] if o.startswith("train.lr")]
+        for method in search.METHODS
+    }
+    assert len({tuple(values) for values in rates.values()}) == 1
+    assert len({run["command"] for run in runs}) == len(runs)
+    assert any("term.states" in run["command"] for run in runs if run["method"] == "iga_consistency")
+
+
+def test_each_rule_reads_its_own_numbers_and_the_test_only_where_it_says_so(
+    search: ModuleType, study: ModuleType
+) -> None:
+    """Draw 0 is best on validation, 1 on the surface left out, 2 on the test; unequal budgets are never compared."""
+    runs = []
+    for method in search.METHODS:
+        for seed in search.SEEDS:
+            for draw, (valid, left, ood) in enumerate([(0.9, 0.1, 0.2), (0.5, 0.8, 0.3), (0.6, 0.2, 0.7)]):
+                valid, ood = (valid, ood) if method == "iga" else (0.5, 0.1 * draw)
+                runs.append(searched(method, draw, seed, valid, ood))
+                runs += [searched(method, draw, seed, left, 0.0, without) for without in search.LEFT_OUT]
+    chosen = search.choices(runs)
+    assert {rule: chosen[rule]["iga"].setting.seed_hparam for rule in search.RULES} == {
+        "train_val": 0, "leave_one_out": 1, "oracle": 2,
+    }  # fmt: skip
+    assert chosen["train_val"]["erm"].setting.seed_hparam == 0  # a tie goes to the defaults
+    found = {(r["setting"].split(":")[0], r["method"], r["metric"]): r for r in search.collect(study, runs)}
+    assert found["selected by oracle", "iga", "acc_ood"]["mean"] == 0.7
+    assert found["selected by oracle", "iga", "acc_ood"]["diff_to"]["erm"][0] == pytest.approx(0.5)
+    assert found["selected by train_val", "iga", "acc_ood"]["seeds"] == [0.2] * 3
+    # One run of seed 2 is missing: no method is chosen by it, in this rule, and its test runs still count.
+    lacking = [run for run in runs if (run["method"], run["without"], run["record"]["seed"]) != ("erm", 0, 2)]
+    assert {choice.seeds == [0, 1] for choice in search.choices(lacking)["leave_one_out"].values()} == {True}
+    assert search.choices(lacking)["train_val"]["iga"].seeds == [0, 1, 2]
+    assert search.choices([]) == {}
+    assert search.collect(study, []) == []
+
+
+def test_the_published_choices_are_those_of_the_published_runs(search: ModuleType, study: ModuleType) -> None:
+    results = ROOT / "docs" / "results"
+    records = search.collect(study, read_log(results / "compare-search-runs.jsonl"))
+    written = json.loads((results / "compare.json").read_text(encoding="utf-8"))
+    assert [record for record in written if record["setting"].startswith("selected by")] == records
+    page = (results / "compare.md").read_text(encoding="utf-8")
+    assert search.with_tables(page, search.tables(study, records)) == page

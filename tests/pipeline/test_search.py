@@ -59,3 +59,21 @@ def test_the_slots_of_the_recipe_are_those_of_its_method_and_its_controls() -> N
 def test_an_unknown_method_is_named() -> None:
     with pytest.raises(UserError, match=r"Unknown method 'igaa'. Did you mean 'iga'"):
         method_recipe(recipe_of(), "igaa")
+
+
+def test_the_options_of_a_term_are_searched_with_those_of_the_alignment() -> None:
+    one = method_recipe(recipe_of(), "iga_consistency")
+    assert draw(one, 0).term == one.term
+    drawn = [draw(one, d) for d in range(1, 21)]
+    values = searched("isomer_consistency")
+    assert {(each.term or {})["answers"] for each in drawn} <= set(values["answers"])
+    assert len({(each.term or {})["states"] for each in drawn}) > 2
+    taus = [(draw(method_recipe(recipe_of(), "iga"), d).alignment or {})["tau"] for d in range(1, 21)]
+    assert [(each.alignment or {})["tau"] for each in drawn] == taus
+    assert all(draw(method_recipe(recipe_of(), "iga"), d).term is None for d in range(3))
+
+
+def test_a_term_of_the_recipe_is_that_of_its_method_alone() -> None:
+    recipe = recipe_of(["term={name: isomer_consistency, states: 0.7}"], method="iga")
+    assert method_recipe(recipe, "iga").term == {"name": "isomer_consistency", "states": 0.7}
+    assert method_recipe(recipe, "erm").term is None

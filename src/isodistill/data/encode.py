@@ -6,6 +6,7 @@ has to be guessed from a chat template. Nothing is cut: what does not fit is ref
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +19,7 @@ from isodistill.data.rows import NO_DOMAIN, Row, RowError
 from isodistill.errors import UserError
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
+    from transformers import BatchEncoding, PreTrainedTokenizerBase
 
 __all__ = ["IGNORE_INDEX", "Encoded", "encode_prompt", "encode_row", "encode_rows"]
 
@@ -37,6 +38,8 @@ class Encoded:
         input_ids: prompt, completion and the end-of-sequence token.
         labels: the same ids, ``IGNORE_INDEX`` on the prompt; not shifted.
         weight: factor on the row's token losses.
+        answer_at: where the answer lies in ``input_ids``, first token and one behind the last; None where the
+            completion does not have it word for word.
     """
 
     row_id: str
@@ -45,6 +48,7 @@ class Encoded:
     input_ids: list[int]
     labels: list[int]
     weight: float
+    answer_at: tuple[int, int] | None = None
 
 
 def encode_row(row: Row, tokenizer: PreTrainedTokenizerBase, *, max_length: int) -> Encoded:
@@ -56,8 +60,9 @@ def encode_row(row: Row, tokenizer: PreTrainedTokenizerBase, *, max_length: int)
     """
     if row.completion is None:
         raise RowError("completion", "is missing, so there is nothing to train on", f"row {row.id}")
-    prompt_ids, completion_ids = _tokenize([_render(row, tokenizer), row.completion], tokenizer)
-    return _join(row, prompt_ids, completion_ids, tokenizer, max_length)
+    tokens = _tokenize([_render(row, tokenizer), row.completion], tokenizer)
+    prompt_ids, completion_ids = tokens["input_ids"]
+    return _join(row, prompt_ids, completion_ids, _answer_at(row, tokens, 1), tokenizer, max_length)
 
 
 def encode_prompt(row: Row, tokenizer: PreTrainedTokenizerBase, max_length: int) -> list[int]:
@@ -66,7 +71,7 @@ def encode_prompt(row: Row, tokenizer: PreTrainedTokenizerBase, max_length: int)
     Raises:
         RowError: a prompt that the chat template does not take, or one longer than ``max_length`` tokens.
     """
-    (prompt_ids,) = _tokenize([_render(row, tokenizer)], tokenizer)
+    prompt_ids: list[int] = _tokenize([_render(row, tokenizer)], tokenizer)["input_ids"][0]
     prompt_ids = _start(tokenizer) + prompt_ids
     if len(prompt_ids) > max_length:
         raise RowError("prompt", f"has {len(prompt_ids)} tokens, more than max_length {max_length}", f"row {row.id}")
@@ -112,11 +117,15 @@ def encode_rows(
             except RowError as error:
                 refused.append(Refusal(row.id, None, error.column, error.reason))
     n = len(usable)
-    ids = _tokenize([prompt for _, prompt, _ in usable] + [completion for _, _, completion in usable], tokenizer)
     encoded = []
-    for (row, _, _), prompt_ids, completion_ids in zip(usable, ids[:n], ids[n:], strict=True):
+    if usable:
+        texts = [prompt for _, prompt, _ in usable] + [completion for _, _, completion in usable]
+        tokens = _tokenize(texts, tokenizer)
+        ids = tokens["input_ids"]
+    for i, (row, _, _) in enumerate(usable):
         try:
-            encoded.append(_join(row, prompt_ids, completion_ids, tokenizer, max_length))
+            at = _answer_at(row, tokens, n + i)
+            encoded.append(_join(row, ids[i], ids[n + i], at, tokenizer, max_length))
         except RowError as error:
             refused.append(Refusal(row.id, None, error.column, error.reason))
     check_refused(refused, len(encoded) + len(refused), max_refused, refused_to)
@@ -139,9 +148,20 @@ def _render(row: Row, tokenizer: PreTrainedTokenizerBase) -> str:
         raise RowError("prompt", f"is not taken by the chat template: {error}", f"row {row.id}") from error
 
 
-def _tokenize(texts: Sequence[str], tokenizer: PreTrainedTokenizerBase) -> list[list[int]]:
+def _tokenize(texts: Sequence[str], tokenizer: PreTrainedTokenizerBase) -> BatchEncoding:
     # verbose=False: transformers would warn of long rows that we refuse by name.
-    return list(tokenizer(list(texts), add_special_tokens=False, verbose=False)["input_ids"]) if texts else []
+    return tokenizer(list(texts), add_special_tokens=False, verbose=False)
+
+
+def _answer_at(row: Row, tokens: BatchEncoding, index: int) -> tuple[int, int] | None:
+    """Tokens of the completion, the text ``index``, that hold its last mention of the answer as a word."""
+    if row.answer is None or row.completion is None or not tokens.is_fast:
+        return None
+    mentions = [*re.finditer(rf"(?<!\w)(?<!\d[.,]){re.escape(row.answer)}(?!\w|[.,]\d)", row.completion)]
+    if not mentions:
+        return None
+    first, last = (tokens.char_to_token(index, at) for at in (mentions[-1].start(), mentions[-1].end() - 1))
+    return None if first is None or last is None else (first, last + 1)
 
 
 def _start(tokenizer: PreTrainedTokenizerBase) -> list[int]:
@@ -153,7 +173,12 @@ def _start(tokenizer: PreTrainedTokenizerBase) -> list[int]:
 
 
 def _join(
-    row: Row, prompt_ids: list[int], completion_ids: list[int], tokenizer: PreTrainedTokenizerBase, max_length: int
+    row: Row,
+    prompt_ids: list[int],
+    completion_ids: list[int],
+    answer_at: tuple[int, int] | None,
+    tokenizer: PreTrainedTokenizerBase,
+    max_length: int,
 ) -> Encoded:
     if tokenizer.eos_token_id is None:
         raise UserError("The tokenizer has no end-of-sequence token, so no trace could end. Set tokenizer.eos_token.")
@@ -170,4 +195,5 @@ def _join(
             f"row {row.id}",
         )
     labels = [IGNORE_INDEX] * len(prompt_ids) + input_ids[len(prompt_ids) :]
-    return Encoded(row.id, row.domain or NO_DOMAIN, row.set_id, input_ids, labels, row.weight)
+    at = None if answer_at is None else (answer_at[0] + len(prompt_ids), answer_at[1] + len(prompt_ids))
+    return Encoded(row.id, row.domain or NO_DOMAIN, row.set_id, input_ids, labels, row.weight, at)

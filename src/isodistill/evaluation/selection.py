@@ -21,7 +21,7 @@ import numpy as np
 from isodistill.errors import UserError
 from isodistill.evaluation.records import Record
 
-__all__ = ["Choice", "Setting", "leave_one_out", "oracle", "train_val"]
+__all__ = ["Choice", "Setting", "choose", "leave_one_out", "oracle", "train_val"]
 
 
 class Setting(NamedTuple):
@@ -45,7 +45,7 @@ def train_val(records: Iterable[Record]) -> dict[str, Choice]:
 
     Answers to other splits are not looked at, so the test problems cannot leak into the choice.
     """
-    return _choose(_by_seed(record for record in records if record.split == "valid"))
+    return choose(_by_seed(record for record in records if record.split == "valid"))
 
 
 def leave_one_out(records: Mapping[str, Iterable[Record]]) -> dict[str, Choice]:
@@ -61,7 +61,7 @@ def leave_one_out(records: Mapping[str, Iterable[Record]]) -> dict[str, Choice]:
         for record in answers
         if record.split == "valid" and record.domain == domain
     )
-    return _choose(_by_seed(left_out, frozenset(records)))
+    return choose(_by_seed(left_out, frozenset(records)))
 
 
 def oracle(records: Iterable[Record], split: str) -> dict[str, Choice]:
@@ -76,7 +76,7 @@ def oracle(records: Iterable[Record], split: str) -> dict[str, Choice]:
             last[setting.seed_hparam] = max(setting.step, last.get(setting.seed_hparam, 0))
         for setting in [s for s in settings if s.step < last[s.seed_hparam]]:
             del settings[setting]
-    return _choose(by_seed)
+    return choose(by_seed)
 
 
 def _by_seed(
@@ -97,7 +97,8 @@ def _by_seed(
     return found
 
 
-def _choose(by_seed: Mapping[str, Mapping[Setting, Mapping[int, float]]]) -> dict[str, Choice]:
+def choose(by_seed: Mapping[str, Mapping[Setting, Mapping[int, float]]]) -> dict[str, Choice]:
+    """Method -> its best setting, from method -> setting -> training seed -> score: what all rules have in common."""
     choices = {}
     for method, settings in by_seed.items():
         most = max(len(seeds) for seeds in settings.values())

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -20,18 +22,24 @@ __all__ = ["evaluate", "greedy"]
 
 
 def evaluate(model: LabModel, task: Task, generator: torch.Generator) -> dict[str, dict[str, float]]:
-    """The numbers of three splits, named as in results.json, and ``acc_first``, the share of right first results.
+    """The numbers of the splits, named as in results.json, and ``acc_first``, the share of right first results.
 
     ``id``: trained surfaces, cue as in training. ``cue_random``: trained surfaces, random cue. ``ood``: unseen
-    surfaces, random cue. The problems are the same, none was trained.
+    surfaces, random cue. Their problems are the same, none was trained. ``valid``, where problems are kept to select
+    by: these, cue as in training, on the trained surfaces, or on the one among them that was left out of training.
     """
-    K = task.options.domains
-    splits = {"id": (range(K), task.options.rho), "cue_random": (range(K), 0.0), "ood": (range(K, K + UNSEEN), 0.0)}
+    K, rho = task.options.domains, task.options.rho
+    splits: dict[str, tuple[Tensor, Sequence[int], float]] = {
+        "id": (task.test_problems, task.surfaces, rho),
+        "cue_random": (task.test_problems, task.surfaces, 0.0),
+        "ood": (task.test_problems, range(K, K + UNSEEN), 0.0),
+    }
+    if len(task.valid_problems):
+        left_out = task.options.without
+        splits["valid"] = (task.valid_problems, task.surfaces if left_out < 0 else [left_out], rho)
     return {
-        split: _scores(
-            model, task, task.tell(task.test_problems.expand(len(surfaces), -1, -1), surfaces, rho, generator)
-        )
-        for split, (surfaces, rho) in splits.items()
+        split: _scores(model, task, task.tell(problems.expand(len(surfaces), -1, -1), surfaces, rho, generator))
+        for split, (problems, surfaces, rho) in splits.items()
     }
 
 

@@ -17,6 +17,7 @@ from isodistill.lab.settings import LabSettings
 from isodistill.lab.task import Task
 from isodistill.lab.train import train
 from isodistill.training.slots import fill_slots
+from isodistill.training.terms import alignment_obstacles
 
 __all__ = ["run_lab"]
 
@@ -29,12 +30,18 @@ def run_lab(settings: LabSettings) -> dict[str, Any]:
     Raises:
         UserError: an unknown method or option.
     """
-    objective, alignment, slots = fill_slots(settings.method, None, settings.alignment)
+    objective, alignment, term, slots = fill_slots(settings.method, None, settings.alignment, settings.term)
     if slots["objective"]["name"] != "ce" or alignment.needs_weight_gradients:
         raise UserError(
             f"The lab trains with cross-entropy on plain weights; {settings.method} with {slots} needs "
             f"{'LoRA layers' if alignment.needs_weight_gradients else type(objective).__name__}."
         )
+    if term is not None and not term.is_neutral:
+        obstacles = alignment_obstacles(alignment, settings.method)
+        if not settings.task.sets:
+            obstacles.append("a term compares the members of isomer sets: set task.sets to true")
+        if obstacles:
+            raise UserError("This training cannot start. " + " Also: ".join(obstacles) + ".")
     draw, weights, batches, tests = (int(n) for n in np.random.SeedSequence(settings.seed).generate_state(4))
     task = Task(settings.task, draw)
     model = LabModel(
@@ -46,12 +53,13 @@ def run_lab(settings: LabSettings) -> dict[str, Any]:
         generator=torch.Generator().manual_seed(weights),
     )
     began = time.perf_counter()
-    metrics = train(model, task, alignment, settings.train, batches)
+    metrics = train(model, task, alignment, settings.train, batches, term)
     seconds = time.perf_counter() - began
     splits = evaluate(model, task, torch.Generator().manual_seed(tests))
     return {
         **asdict(settings),
         "alignment": slots["alignment"],
+        "term": slots.get("term"),
         "parameters": sum(p.numel() for p in model.parameters()),
         "seconds": round(seconds, 1),
         "training": {name: round(value, 6) for name, value in metrics.items()},

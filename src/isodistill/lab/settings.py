@@ -22,6 +22,9 @@ class TaskOptions:
         operations: kinds of the second operation: 1 (a subtraction) or 2, so that the logic is learned later.
         train_problems: distinct training problems; 0 takes all that are not kept for tests.
         test_problems: problems of the tests.
+        valid_problems: problems kept from training to select by; 0 keeps none.
+        without: a surface among the K that is left out of training; -1 leaves none out.
+        sets: a step tells the same problems on all its surfaces (isomer sets) instead of other problems on each.
     """
 
     domains: int = 8
@@ -31,6 +34,9 @@ class TaskOptions:
     operations: int = 1
     train_problems: int = 0
     test_problems: int = 200
+    valid_problems: int = 0
+    without: int = -1
+    sets: bool = False
 
     def __post_init__(self) -> None:
         if self.domains < 2:
@@ -47,6 +53,12 @@ class TaskOptions:
             raise UserError(f"task.train_problems is {self.train_problems}; it must be at least 0 (all).")
         if self.test_problems < 2:
             raise UserError(f"task.test_problems is {self.test_problems}; it must be at least 2.")
+        if self.valid_problems < 0:
+            raise UserError(f"task.valid_problems is {self.valid_problems}; it must be at least 0 (none).")
+        if not -1 <= self.without < self.domains:
+            raise UserError(
+                f"task.without is {self.without}; it is a surface, 0 to {self.domains - 1}, or -1 for none."
+            )
 
 
 @dataclass(frozen=True)
@@ -88,6 +100,7 @@ class LabSettings:
     Attributes:
         method: preset, as in a recipe: erm, iga, ...
         alignment: options of the method, as in a recipe.
+        term: likewise.
         task: the task.
         train: the training.
         seed: of the task, the student, the order of the problems and the tests.
@@ -95,6 +108,7 @@ class LabSettings:
 
     method: str = "iga"
     alignment: dict[str, Any] | None = None
+    term: dict[str, Any] | None = None
     task: TaskOptions = field(default_factory=TaskOptions)
     train: TrainOptions = field(default_factory=TrainOptions)
     seed: int = 0

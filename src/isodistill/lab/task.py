@@ -12,6 +12,8 @@ training. `UNSEEN` surfaces, with words of their own, are never trained.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -38,8 +40,10 @@ class Task:
     """One draw of the task: which problems are kept for tests, and what the cues of each surface mean.
 
     Attributes:
+        surfaces: the numbers of those that are trained.
         train_problems: (N, 4) rows a, b, op, c.
         test_problems: likewise; none of them is trained.
+        valid_problems: likewise, to select by; neither trained nor tested.
         meaning: (K, 10) for ``conflict``: surface k tells the answer y by the cue ``meaning[k, y]``.
         prompt: tokens of a prompt.
         trace: tokens of a trace, which ends in the answer.
@@ -55,7 +59,9 @@ class Task:
         problems = problems[torch.randperm(len(problems), generator=generator)]
         n_test = int(TEST_SHARE * len(problems))
         self.test_problems = problems[: min(n_test, options.test_problems)]
-        self.train_problems = problems[n_test:][: options.train_problems or None]
+        self.valid_problems = problems[n_test : n_test + options.valid_problems]
+        self.train_problems = problems[n_test + options.valid_problems :][: options.train_problems or None]
+        self.surfaces = [k for k in range(options.domains) if k != options.without]
         self.meaning = torch.stack([torch.randperm(BASE, generator=generator) for _ in range(options.domains)])
         self._n_cues = BASE * (1 if options.cue == "conflict" else options.domains)
         with_op = options.operations == 2
@@ -66,12 +72,15 @@ class Task:
         self.vocabulary = self._first_word + options.words * (options.domains + UNSEEN)
 
     def training_batch(self, rows: int, generator: torch.Generator) -> Tensor:
-        """(K, rows, prompt + trace) tokens: for every training surface problems of its own, with cues and traces."""
-        size = (self.options.domains, rows)
-        chosen = torch.randint(len(self.train_problems), size, generator=generator)
-        return self.tell(self.train_problems[chosen], range(self.options.domains), self.options.rho, generator)
+        """(K, rows, prompt + trace) tokens: problems with cues and traces for every training surface.
 
-    def tell(self, problems: Tensor, surfaces: range, rho: float, generator: torch.Generator) -> Tensor:
+        With ``sets`` row j of all surfaces is one problem, an isomer set; else every surface has problems of its own.
+        """
+        size = (1 if self.options.sets else len(self.surfaces), rows)
+        chosen = torch.randint(len(self.train_problems), size, generator=generator).expand(len(self.surfaces), rows)
+        return self.tell(self.train_problems[chosen], self.surfaces, self.options.rho, generator)
+
+    def tell(self, problems: Tensor, surfaces: Sequence[int], rho: float, generator: torch.Generator) -> Tensor:
         """(D, N, prompt + trace) tokens of problems on D surfaces.
 
         Args:

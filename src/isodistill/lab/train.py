@@ -13,6 +13,7 @@ from isodistill.lab.model import LabModel, grouped
 from isodistill.lab.settings import TrainOptions
 from isodistill.lab.task import Task
 from isodistill.models.lora import DomainGradients
+from isodistill.terms import IsomerConsistency, SetMembers
 
 __all__ = ["backward", "train"]
 
@@ -20,13 +21,20 @@ _WARMUP = 0.05
 _CLIP = 1.0
 
 
-def train(model: LabModel, task: Task, alignment: Alignment, options: TrainOptions, seed: int) -> dict[str, float]:
+def train(
+    model: LabModel,
+    task: Task,
+    alignment: Alignment,
+    options: TrainOptions,
+    seed: int,
+    term: IsomerConsistency | None = None,
+) -> dict[str, float]:
     """Train in place; ``seed`` is that of the problems, words and cues of the batches.
 
     Returns:
-        Means of the alignment's metrics over the second half of the steps, and ``loss``, likewise.
+        Means of the metrics of alignment and term over the second half of the steps, and ``loss``, likewise.
     """
-    domains = task.options.domains
+    domains = len(task.surfaces)
     generator = torch.Generator().manual_seed(seed)
     optimizer = _optimizer(model, options)
     gradients = DomainGradients.allocate(model, domains if alignment.needs_domain_gradients else 1)
@@ -38,8 +46,10 @@ def train(model: LabModel, task: Task, alignment: Alignment, options: TrainOptio
         tokens = task.training_batch(options.rows, generator)
         gradients.zero()
         gradients.recompute = functools.partial(_gradient_of, model, tokens, task.trace)
-        loss = backward(model, gradients, tokens, task.trace, alignment)
+        loss = backward(model, gradients, tokens, task.trace, alignment, term)
         metrics = alignment.update(gradients, present)
+        if term is not None:
+            metrics |= term.take_metrics()
         torch.nn.utils.clip_grad_norm_(model.parameters(), _CLIP)
         for group in optimizer.param_groups:
             group["lr"] = options.lr * min(1.0, (step + 1) / (_WARMUP * options.steps))
@@ -52,8 +62,15 @@ def train(model: LabModel, task: Task, alignment: Alignment, options: TrainOptio
     return {name: value / (options.steps - options.steps // 2) for name, value in sums.items()}
 
 
-def backward(model: LabModel, gradients: DomainGradients, tokens: Tensor, trace: int, alignment: Alignment) -> float:
-    """Add the gradients of the weighted domain losses, and of a penalty, to the buffers; returns the mean loss."""
+def backward(
+    model: LabModel,
+    gradients: DomainGradients,
+    tokens: Tensor,
+    trace: int,
+    alignment: Alignment,
+    term: IsomerConsistency | None = None,
+) -> float:
+    """Add the gradients of the weighted domain losses, a penalty and a term to the buffers; returns the mean loss."""
     K, rows, _ = tokens.shape
     groups = len(gradients.flat)
     copies = grouped(model, groups)
@@ -62,12 +79,15 @@ def backward(model: LabModel, gradients: DomainGradients, tokens: Tensor, trace:
     logits, states = model(copies, inputs, last=inputs.shape[-1] if penalised else trace)
     losses = _token_losses(logits[..., -trace:, :], tokens, trace)
     counts = torch.full((K,), float(trace * rows))
-    loss = (alignment.domain_weights(counts) * losses.sum(1)).sum()
+    raised = torch.zeros(K)
+    if term is not None and not term.is_neutral:
+        raised = _parts(term, logits, states, tokens, trace).mean(1)
+    loss = (alignment.domain_weights(counts) * (losses.sum(1) + counts * raised)).sum()
     if isinstance(alignment, Penalised):
         loss = loss + _penalty(alignment, states[0], copies["head"][0], tokens, trace)
     for name, gradient in zip(copies, torch.autograd.grad(loss, [*copies.values()]), strict=True):
         gradients.views[name].add_(gradient)
-    gradients.losses += losses.detach().double().mean(1)
+    gradients.losses += losses.detach().double().mean(1) + raised.detach()
     return float(losses.detach().mean())
 
 
@@ -75,6 +95,20 @@ def _token_losses(logits: Tensor, tokens: Tensor, trace: int) -> Tensor:
     """(K, rows * trace) cross-entropy of the traces."""
     losses = F.cross_entropy(logits.flatten(0, -2), tokens[..., -trace:].flatten(), reduction="none")
     return losses.view(len(tokens), -1)
+
+
+def _parts(term: IsomerConsistency, logits: Tensor, states: Tensor, tokens: Tensor, trace: int) -> Tensor:
+    """(K, rows) what the term adds to every sequence; row j of all surfaces is one set, its last token the answer."""
+    K, rows, _ = tokens.shape
+    seen = SetMembers(
+        states=states[..., -trace, :].flatten(0, 1),
+        sets=torch.arange(rows).repeat(K),
+        domains=torch.arange(K).repeat_interleave(rows),
+        logits=logits[..., -1, :].flatten(0, 1),
+        answers=tokens[..., -1].flatten(),
+        rows=torch.arange(K * rows),
+    )
+    return term.parts(seen).view(K, rows)
 
 
 def _penalty(alignment: Penalised, states: Tensor, head: Tensor, tokens: Tensor, trace: int) -> Tensor:

@@ -163,16 +163,18 @@ def _chosen(plan: Plan, choices: Mapping[str, Choice], finished: Finished, pairs
 def _setting(method: str, choice: Choice, finished: Finished) -> dict[str, Any]:
     number = choice.setting.seed_hparam
     tree = resolved(finished[method, number, choice.seeds[0]].recipe)
+    parts = [part for part in (tree["alignment"], tree["term"]) if part]
     return {
         "seed_hparam": number,
         "step": choice.setting.step,
         "score": round(choice.score, 10),
         "scores": {str(setting.seed_hparam): round(score, 10) for setting, score in choice.scores.items()},
         "seeds": choice.seeds,
-        "searched": {name: tree["alignment"][name] for name in searched(tree["alignment"]["name"])},
+        "searched": {name: part[name] for part in parts for name in searched(part["name"])},
         "learning_rate": tree["train"].get("learning_rate", DistillConfig.learning_rate),
         "objective": tree["objective"],
         "alignment": tree["alignment"],
+        "term": tree["term"],
     }
 
 

@@ -16,6 +16,7 @@ from typing import Any, cast, get_type_hints
 
 import torch
 from peft import LoraConfig, PeftModel
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from isodistill.data.files import Refusal, check_refused, write_lines, write_refusals
 from isodistill.data.load import load_rows
@@ -37,7 +38,7 @@ from isodistill.teachers.settings import parse_teach
 from isodistill.training import DistillConfig, DistillTrainer
 from isodistill.training.slots import fill_slots
 
-__all__ = ["evaluate_student", "resolved", "train_student", "write_results"]
+__all__ = ["evaluate_student", "open_trained", "resolved", "train_student", "write_results"]
 
 _BOOKKEEPING = ("report_to", "run_name", "save_steps", "save_total_limit", "logging_steps", "disable_tqdm")
 """Keys of ``train`` that change nothing about the student; another value does not train it anew."""
@@ -45,12 +46,13 @@ _VERSIONS = ("isodistill", "torch", "transformers", "peft", "accelerate", "datas
 
 
 def resolved(recipe: Recipe) -> dict[str, Any]:
-    """The recipe as a plain mapping with both slots filled, every default written out."""
-    objective, alignment, slots = fill_slots(recipe.method, recipe.objective, recipe.alignment)
+    """The recipe as a plain mapping with its slots filled, every default written out."""
+    *parts, slots = fill_slots(recipe.method, recipe.objective, recipe.alignment, recipe.term)
     tree = asdict(recipe)
-    for slot, part in (("objective", objective), ("alignment", alignment)):
-        options: dict[str, Any] = asdict(cast(Any, part)) if is_dataclass(part) else {}
-        tree[slot] = {"name": slots[slot]["name"], **options, **slots[slot]}
+    for slot, part in zip(("objective", "alignment", "term"), parts, strict=True):
+        if part is not None:
+            options: dict[str, Any] = asdict(cast(Any, part)) if is_dataclass(part) else {}
+            tree[slot] = {"name": slots[slot]["name"], **options, **slots[slot]}
     if recipe.teach is not None:
         teach = parse_teach(recipe.teach)
         tree["teach"] = asdict(teach) | {"teachers": {name: asdict(one) for name, one in teach.settings.items()}}
@@ -59,7 +61,7 @@ def resolved(recipe: Recipe) -> dict[str, Any]:
 
 def train_student(recipe: Recipe, folder: Path, stamps: Stamps) -> None:
     """Train and save ``student/``; an interrupted training goes on from its newest checkpoint."""
-    keys = ("student", "teacher", "lora", "seed", "train", "objective", "alignment", "max_refused")
+    keys = ("student", "teacher", "lora", "seed", "train", "objective", "alignment", "term", "max_refused")
     tree = resolved(recipe)
     learned, held = (learned_file(recipe, folder, split) for split in ("train", "valid"))
     files = [learned, *files_under(Path(recipe.student))]
@@ -119,10 +121,7 @@ def evaluate_student(recipe: Recipe, folder: Path, stamps: Stamps, stage: Stage,
     files = [folder / "problems" / f"{name}.jsonl" for name in splits]
     files += files_under(Path(recipe.student))
     if stage == "after":
-        adapter = folder / "student" / "adapter_model.safetensors"
-        if not adapter.exists():
-            raise UserError(f"{folder} has no trained student ({adapter} is missing). `isodistill train` makes one.")
-        files.append(adapter)
+        files.append(_adapter(folder))
     seed = None
     if recipe.student == TINY:  # made from the seed and the training texts, as no other student is
         seed = recipe.seed
@@ -223,13 +222,37 @@ def _backend(recipe: Recipe, folder: Path, student: Student, stage: Stage) -> Ba
     if settings.backend == "openai":
         print("Answers come from a server, which gives no hidden states: the LCS family is null.", flush=True)
         return OpenAIBackend(str(settings.base_url), str(settings.model), student.context)
+    return LocalBackend(_answering(recipe, folder, student, stage))
+
+
+def open_trained(recipe: Recipe, folder: Path, stage: Stage) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """The student of a run as it answers, its adapter merged, and its tokenizer.
+
+    Raises:
+        UserError: the run has no trained student, and ``stage`` is after.
+    """
+    if stage == "after":
+        _adapter(folder)
+    student = _student(recipe, folder)
+    return _answering(recipe, folder, student, stage), student.tokenizer
+
+
+def _adapter(folder: Path) -> Path:
+    adapter = folder / "student" / "adapter_model.safetensors"
+    if not adapter.exists():
+        raise UserError(f"{folder} has no trained student ({adapter} is missing). `isodistill train` makes one.")
+    return adapter
+
+
+def _answering(recipe: Recipe, folder: Path, student: Student, stage: Stage) -> PreTrainedModel:
+    """The student where the recipe puts it, after training with its adapter merged."""
     bf16 = recipe.train.get("bf16")
     dtype = None if bf16 is None else "bfloat16" if bf16 else "float32"
     placement = choose_placement("cpu" if recipe.train.get("use_cpu") else None, dtype)
     model = student.model
     if stage == "after":
         model = merged_copy(PeftModel.from_pretrained(model, folder / "student"), placement.compute_dtype)
-    return LocalBackend(model.to(placement.device, placement.compute_dtype).eval())
+    return model.to(placement.device, placement.compute_dtype).eval()
 
 
 def _name_of(student: str) -> str:
@@ -253,6 +276,7 @@ def _config(recipe: Recipe, folder: Path) -> DistillConfig:
             method=recipe.method,
             objective=recipe.objective,
             alignment=recipe.alignment,
+            term=recipe.term,
             max_refused=recipe.max_refused,
             seed=recipe.seed,
             **given,

@@ -47,6 +47,8 @@ NAMES = {
     "dann": "DANN",
     "mldg": "MLDG",
     "iga2020": "IGA-2020 (arXiv 2008.01883)",
+    "isomer_consistency": "Isomer consistency",
+    "iga_consistency": "IGA and isomer consistency",
 }
 TIERS = {"factor": "F", "tangent": "T", "tangent_separable": "TS", "weight": "W"}
 SPLITS = {

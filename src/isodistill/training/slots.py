@@ -1,4 +1,4 @@
-"""Presets and slots: from names and options to an objective and an alignment."""
+"""Presets and slots: from names and options to an objective, an alignment and a term."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 from isodistill.alignment import ALIGNMENTS, Alignment
 from isodistill.errors import UserError
 from isodistill.objectives import OBJECTIVES, Objective
+from isodistill.terms import TERMS, IsomerConsistency
 
 __all__ = ["PRESETS", "fill_slots"]
 
@@ -22,6 +23,8 @@ _ALIGNED = (
 # Token-level distillation, each position with equal weight.
 _DISTILLED = ("fkl", "rkl", "jsd", "skew", "vcrd")
 
+_CONSISTENT = {"name": "isomer_consistency"}
+
 PRESETS: dict[str, dict[str, dict[str, Any]]] = {
     "erm": {"objective": {"name": "ce"}, "alignment": {"name": "erm"}},
     "erm_pooled": {"objective": {"name": "ce"}, "alignment": {"name": "erm_pooled"}},
@@ -31,18 +34,24 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
     "seq_kd": {"objective": {"name": "ce"}, "alignment": {"name": "erm_pooled"}},
     **{name: {"objective": {"name": name}, "alignment": {"name": "erm_pooled"}} for name in _DISTILLED},
     "uniform_mask": {"objective": {"name": "ce"}, "alignment": {"name": "iga", "control": "uniform"}},
+    "isomer_consistency": {"objective": {"name": "ce"}, "alignment": {"name": "erm"}, "term": _CONSISTENT},
+    "iga_consistency": {"objective": {"name": "ce"}, "alignment": {"name": "iga"}, "term": _CONSISTENT},
 }
 
 T = TypeVar("T")
 
 
 def fill_slots(
-    method: str, objective: Mapping[str, Any] | None, alignment: Mapping[str, Any] | None
-) -> tuple[Objective, Alignment, dict[str, dict[str, Any]]]:
+    method: str,
+    objective: Mapping[str, Any] | None,
+    alignment: Mapping[str, Any] | None,
+    term: Mapping[str, Any] | None = None,
+) -> tuple[Objective, Alignment, IsomerConsistency | None, dict[str, dict[str, Any]]]:
     """The parts of a preset; a slot given with a name replaces the preset's, one without adds options to it.
 
     Returns:
-        The objective, the alignment, and both slots with every option.
+        The objective, the alignment, the term or None, and the slots with every option; without a term there is no
+        such slot.
 
     Raises:
         UserError: a preset, a name or an option is unknown (with the nearest right one), or a value is refused.
@@ -50,13 +59,16 @@ def fill_slots(
     preset = _known("method", method, PRESETS)
     # Options without a name belong to the part that the preset names.
     slots = {
-        slot: dict(given) if given and "name" in given else preset[slot] | dict(given or {})
-        for slot, given in (("objective", objective), ("alignment", alignment))
+        slot: dict(given) if given and "name" in given else preset.get(slot, {}) | dict(given or {})
+        for slot, given in (("objective", objective), ("alignment", alignment), ("term", term))
     }
+    if slots["term"] and "name" not in slots["term"]:
+        raise UserError(f"The method {method} has no term, so term needs a name: one of {', '.join(TERMS)}.")
     return (
         _build("objective", slots["objective"], OBJECTIVES),
         _build("alignment", slots["alignment"], ALIGNMENTS),
-        slots,
+        _build("term", slots["term"], TERMS) if slots["term"] else None,
+        {slot: options for slot, options in slots.items() if options},
     )
 
 

@@ -38,6 +38,7 @@ from isodistill.training.replay import StepReplay
 from isodistill.training.resumable import ResumableTrainer
 from isodistill.training.slots import fill_slots
 from isodistill.training.teaching import LiveTeacher, TeacherModel, teacher_obstacles
+from isodistill.training.terms import StepTerm, term_obstacles
 
 __all__ = ["DEFAULT_LORA", "DistillTrainer"]
 
@@ -93,13 +94,16 @@ class DistillTrainer(ResumableTrainer):
             model = add_lora(model, peft_config or LoraConfig(task_type="CAUSAL_LM", **DEFAULT_LORA), args.seed)
         elif peft_config is not None:
             raise UserError("The model carries an adapter already; leave peft_config out, or pass the bare model.")
-        self.objective, self.alignment, self.preset = fill_slots(args.method, args.objective, args.alignment)
+        slots = (args.objective, args.alignment, args.term)
+        self.objective, self.alignment, term, self.preset = fill_slots(args.method, *slots)
         self.refused: list[Refusal] = []
         encoded = self._encode(train_dataset, args, processing_class, "train")
         self.domains = args.domains or sorted({e.domain for e in encoded})
         longest = max(len(e.input_ids) for e in encoded)
         who = (args.method, processing_class, teacher_processing_class, longest)
         obstacles = teacher_obstacles(self.objective, teacher_model, model, *who)
+        obstacles += term_obstacles(term, self.alignment, args, encoded, model)
+        self.term = StepTerm(term, len(self.domains), args.world_size)
         self.segmented = takes_segments(model, args, self.alignment, self.domains, obstacles)
         args.per_device_train_batch_size = args.sets_per_batch * len(self.domains)
         collator = functools.partial(collate, domains=self.domains, pad_id=processing_class.pad_token_id)
@@ -256,6 +260,7 @@ class DistillTrainer(ResumableTrainer):
         batches, counts = super().get_batch_samples(epoch_iterator, num_batches, device)
         if batches:
             self.replay.begin(batches, counts)
+            self.term.begin(batches, counts)
         return batches, counts
 
     def training_step(self, model: nn.Module, inputs: dict[str, Tensor], num_items_in_batch: Any = None) -> Tensor:
@@ -275,7 +280,7 @@ class DistillTrainer(ResumableTrainer):
         self.gradients.losses += sums[1] / counts.clamp(min=1)
         if self.accelerator.sync_gradients:
             self._align(present)
-            self._record(self.objective.take_metrics())
+            self._record(self.objective.take_metrics() | self.term.take_metrics())
             self._step_done = True
         # What is reported is the mean of the domain means, whatever the alignment optimises.
         for domain, value in zip(self.domains, means.tolist(), strict=True):
@@ -285,7 +290,7 @@ class DistillTrainer(ResumableTrainer):
     def _accumulate(self, inputs: dict[str, Tensor], weights: Tensor) -> Tensor:
         """Add the gradients of a micro-batch to the buffers; returns the summed token losses (2, K) in fp64.
 
-        First as they are, then times the weights of their rows: the sums whose gradients are in the buffers.
+        First as they are, then times the weights of their rows and with the term: what the gradients are of.
         """
         index = inputs["domain_index"]
         if self.alignment.needs_halves:
@@ -312,9 +317,10 @@ class DistillTrainer(ResumableTrainer):
             student, extra = self.replay.forward(inputs, positions)
             teacher = None if self.teacher is None else self.teacher(inputs, positions)
             losses, token_weights = self.objective.token_losses(student, tokens, teacher)
+            raised = self.term(student, tokens, positions, inputs)
         loss = (losses * weights.to(losses)[tokens.domains] * token_weights).sum() + extra
-        loss.backward()
-        sums = torch.zeros(2, len(self.domains), dtype=torch.float64, device=losses.device)
+        (loss + (weights * raised).sum()).backward()
+        sums = torch.stack([torch.zeros_like(weights), raised.detach().to(weights)])
         values = losses.detach().double()
         return sums.index_add_(1, tokens.domains, torch.stack([values, values * token_weights]))
 
@@ -373,12 +379,8 @@ class DistillTrainer(ResumableTrainer):
             seconds, new = now - self._logged_time, tokens - self._logged_tokens
             logs = logs | {name: value / steps for name, value in self._extra.items()}
             logs |= {"tokens": tokens, "seconds": seconds, "tokens_per_second": new / seconds}
-            self._extra, self._logged_step, self._logged_time, self._logged_tokens = (
-                {},
-                self.state.global_step,
-                now,
-                tokens,
-            )
+            self._extra, self._logged_step = {}, self.state.global_step
+            self._logged_time, self._logged_tokens = now, tokens
         super().log(logs, start_time)
 
     # ---- evaluation loss ----
