@@ -24,7 +24,7 @@ from isodistill.evaluation.interrupt import StopAfterBlock
 from isodistill.evaluation.options import Options, distributions, option_tokens, watched_tokens
 from isodistill.evaluation.parse import PARSER_VERSION, canon, parse_answer
 from isodistill.evaluation.records import PredictionLog, Record, Stage
-from isodistill.evaluation.verify import verify
+from isodistill.evaluation.verify import why_unreadable, with_reason
 
 __all__ = ["Provenance", "answer_rows", "read_representations", "why_unverifiable"]
 
@@ -165,8 +165,9 @@ def why_unverifiable(row: Row) -> Refusal | None:
     """Why an answer to this problem could not be verified; None when it can."""
     if row.answer is None or row.answer_type is None:
         return Refusal(row.id, None, "answer", "is missing, so an answer could not be verified")
-    if row.answer_type == "code":
-        return Refusal(row.id, None, "answer_type", "is code, which is not verified yet")
+    if row.answer_type in ("code", "instructions"):  # the others were read when the row was loaded
+        unreadable = why_unreadable(row.answer, row.answer_type)
+        return None if unreadable is None else Refusal(row.id, None, "answer", unreadable)
     return None
 
 
@@ -209,6 +210,7 @@ def _record(
     assert row.answer is not None
     assert row.answer_type is not None
     parsed = parse_answer(generation.text, row.answer_type, row.choices)
+    outcome, reason = with_reason(generation.text, row.answer, row.answer_type, row.choices, finish=generation.finish)
     return Record(
         run_id=provenance.run_id,
         method=provenance.method,
@@ -232,9 +234,10 @@ def _record(
         gold=row.answer,
         canon_parsed=canon(parsed, row.answer_type, row.choices),
         canon_gold=canon(row.answer, row.answer_type, row.choices),
-        outcome=verify(generation.text, row.answer, row.answer_type, row.choices, finish=generation.finish),
+        outcome=outcome,
         parser_version=PARSER_VERSION,
         sampling=sampling,
         sample=question.sample,
         pi=pi,
+        reason=reason,
     )

@@ -10,7 +10,7 @@ from typing import Literal, TypeAlias
 from isodistill.data.rows import Row
 from isodistill.evaluation.arithmetic import wrong_steps
 from isodistill.evaluation.parse import canon, parse_answer
-from isodistill.evaluation.verify import verify
+from isodistill.evaluation.verify import with_reason
 
 __all__ = ["VERDICTS", "Judged", "Verdict", "judge"]
 
@@ -54,12 +54,14 @@ def judge(row: Row, text: str, finish_reason: str, *, check_steps: bool) -> Judg
         finish_reason: why it ended; ``length`` where it was cut off.
         check_steps: whether a wrong sum spoils a right answer.
     """
-    if row.answer is None or row.answer_type is None or row.answer_type == "code":
+    if row.answer is None or row.answer_type is None:
         return Judged("unverified", "the problem has no answer that could be verified", None)
     parsed = parse_answer(text, row.answer_type, row.choices)
     answer = canon(parsed, row.answer_type, row.choices) or parsed
     finish: Literal["eos", "length"] = "length" if finish_reason == "length" else "eos"
-    outcome = verify(text, row.answer, row.answer_type, row.choices, finish=finish)
+    outcome, why = with_reason(text, row.answer, row.answer_type, row.choices, finish=finish)
+    if row.answer_type in ("code", "instructions"):
+        return Judged(outcome, why or "all that was asked for holds", None)
     if outcome == "wrong":
         return Judged("wrong", f"answers {parsed} instead of {row.answer}", answer)
     if outcome == "truncated":
