@@ -26,7 +26,7 @@ __all__ = ["KINDS", "Instruction", "broken_instructions", "read_instructions"]
 _WORD = re.compile(r"\w+")
 _CAPITALS = re.compile(r"\w[\w'’-]*")
 _SENTENCE_END = re.compile(r"[.!?…。！？।]+[\"'”’)\]*_]*(?=\s|$)")
-_ABBREVIATION = re.compile(r"(?:\b(?:mr|mrs|ms|dr|prof|st|vs|etc|e\.g|i\.e|no|fig)|\b[a-z](?:\.[a-z])*)$", re.I)
+_ABBREVIATION = re.compile(r"(?:\b(?:mr|mrs|ms|dr|prof|st|vs|etc|e\.g|i\.e|fig)|\b[a-z](?:\.[a-z])*)$", re.I)
 _HIGHLIGHT = re.compile(r"\*\*[^\n*]*[^\s*][^\n*]*\*\*|\*[^\n*]*[^\s*][^\n*]*\*")
 _BULLET = re.compile(r"^\s*(?:\*(?!\*)|-)", re.MULTILINE)
 _FENCE = re.compile(r"\A```(?:json)?(.*?)```\Z", re.DOTALL | re.I)

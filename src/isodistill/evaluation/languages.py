@@ -17,7 +17,7 @@ _COMMON: dict[str, dict[str, str]] = {
         "de": "der die und das ist nicht ein eine zu mit den sie ich von auf",
         "es": "el la los las de que y en un una por con es del se",
         "fi": "ja on ei se että oli mutta ovat kun hän myös tai kuin niin olen",
-        "fr": "le la les et des est une que pour dans un du pas vous sur",
+        "fr": "le la les et des est une que pour dans un du de en sont",
         "it": "il la di che e un per non con una del le è sono gli",
         "pl": "i w na z nie się jest że do to jak o co po ale",
         "pt": "o a os de que e um não para com uma do da em se",

@@ -24,8 +24,8 @@ def serve(setup: str, program: str, asked: int, answered: int, hole: str | None)
         answered: descriptor of the answers.
         hole: what this process can still do that it must not; then nothing is run.
     """
+    send(answered, {"hole": hole})
     if hole is not None:
-        send(answered, {"unsafe": hole})
         return
     served = _Served()
     send(answered, served.start(setup, program))

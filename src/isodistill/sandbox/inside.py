@@ -29,7 +29,7 @@ from isodistill.sandbox.walls import (
     new_root,
     what_gets_through,
 )
-from isodistill.sandbox.wire import Closed, read_bytes
+from isodistill.sandbox.wire import Closed, read_bytes, receive
 
 __all__ = ["COMMON", "main", "text_from"]
 
@@ -50,8 +50,8 @@ def main(settings: dict[str, Any]) -> NoReturn:
     for name in COMMON:
         importlib.import_module(name)
     try:
-        die_with_parent()
         new_namespaces()
+        die_with_parent()
         if child := os.fork():
             os.waitpid(child, 0)
         else:
@@ -67,29 +67,43 @@ def _first_process(settings: dict[str, Any]) -> NoReturn:
     new_root(settings["place"], settings["scratch_mb"])
     signal.signal(signal.SIGALRM, lambda number, frame: os._exit(0))
     signal.alarm(settings["wall"] + 1)  # whoever waits outside may be gone
-    report = os.dup(1)
-    os.dup2(2, 1)  # whatever is printed goes where its length is counted
     setup, program = text_from(0), text_from(0)
-    asked, answered = os.pipe(), os.pipe()
-    candidate = os.fork()
-    if candidate == 0:
+    asked, answered, report = os.pipe(), os.pipe(), os.dup(1)
+    os.dup2(2, 1)  # whatever is printed goes where its length is counted
+    if os.fork() == 0:
         os.dup2(asked[0], 3)
         os.dup2(answered[1], 4)
         os.close(0)
         os.closerange(5, 1024)
-        give_up_rights(settings["seconds"], settings["memory_mb"], settings["scratch_mb"])
-        serve(setup, program, 3, 4, what_gets_through())
+        serve(setup, program, 3, 4, _walled_in(settings))
         os._exit(0)
     os.close(asked[0])
     os.close(answered[1])
     tests = text_from(0)
     os.close(0)
-    give_up_rights(settings["seconds"], settings["memory_mb"], settings["scratch_mb"])
-    hole = what_gets_through()
+    hole = _walled_in(settings) or _hole_of_candidate(answered[0])
     _report(report, {"unsafe": hole} if hole else {"ready": True})
     if hole is None:
         _report(report, test(tests, asked[1], answered[0]))
     os._exit(0)
+
+
+def _walled_in(settings: dict[str, Any]) -> str | None:
+    """Put up the last walls around this process; what gets through them, or why they do not stand."""
+    try:
+        give_up_rights(settings["seconds"], settings["memory_mb"], settings["scratch_mb"])
+        return what_gets_through()
+    except OSError as error:
+        return error.strerror or str(error)
+
+
+def _hole_of_candidate(descriptor: int) -> str | None:
+    """The same of the candidate: its first message, sent before any of the program is run."""
+    try:
+        hole: str | None = receive(descriptor)["hole"]
+    except Closed:
+        return "the second process did not come up"
+    return hole
 
 
 def text_from(descriptor: int) -> str:
@@ -98,7 +112,7 @@ def text_from(descriptor: int) -> str:
 
 
 def _report(descriptor: int, message: dict[str, Any]) -> None:
-    with contextlib.suppress(BrokenPipeError, Closed):
+    with contextlib.suppress(BrokenPipeError):
         os.write(descriptor, (json.dumps(message) + "\n").encode())
 
 

@@ -52,8 +52,6 @@ def test(tests: str, ask: int, answer: int) -> dict[str, Any]:
                 reason = reason or _why(error)
                 if not _is_test(statement):
                     break
-    except _Unsafe as error:
-        return {"unsafe": str(error)}
     except (_Gone, Exception) as error:  # noqa: BLE001  or the program itself raised something
         reason = reason or _why(error)
     return {"passed": passed, "tests": sum(map(_is_test, statements)), "reason": reason}
@@ -61,10 +59,6 @@ def test(tests: str, ask: int, answer: int) -> dict[str, Any]:
 
 class _Gone(BaseException):
     """The candidate answers no more; says why."""
-
-
-class _Unsafe(BaseException):
-    """The candidate found a hole in the walls."""
 
 
 class _Raised:
@@ -117,8 +111,6 @@ class _Candidate:
             raise _Gone(_LONG) from None
         if not isinstance(reply, dict):
             raise _Gone(_ENDS)
-        if "unsafe" in reply:
-            raise _Unsafe(reply["unsafe"])
         if "raises" in reply:
             raise _error(str(reply["raises"]))
         return reply
