@@ -22,7 +22,16 @@ from isodistill.pipeline.stamps import Stamps, digest, files_under
 from isodistill.recipe import Recipe
 from isodistill.sandbox import why_no_sandbox
 
-__all__ = ["BUILTIN", "answered_splits", "check_askable", "learned_file", "make_problems", "read_split", "test_splits"]
+__all__ = [
+    "BUILTIN",
+    "answered_splits",
+    "check_askable",
+    "learned_file",
+    "make_problems",
+    "read_split",
+    "source_files",
+    "test_splits",
+]
 
 BUILTIN = "builtin:isomers"
 _REAL = "real:"
@@ -38,7 +47,7 @@ def make_problems(recipe: Recipe, folder: Path, stamps: Stamps) -> None:
     keys = ("problems", "real_data", "columns", "max_refused", "licence", "isomers", "split", "overlap")
     sources = [recipe.problems, *recipe.overlap.against]
     inputs = digest(
-        {key: asdict(recipe)[key] for key in keys}, [path for name in sources for path in _source_files(name)]
+        {key: asdict(recipe)[key] for key in keys}, [path for name in sources for path in source_files(name)]
     )
 
     def clear() -> None:
@@ -58,7 +67,7 @@ def make_problems(recipe: Recipe, folder: Path, stamps: Stamps) -> None:
         validate_domains([row for name in _splits(folder) for row in read_split(folder, name)], recipe.train["domains"])
 
 
-def _source_files(problems: str) -> list[Path]:
+def source_files(problems: str) -> list[Path]:
     """The files of a source on this disk; none for what is generated or lies on a hub."""
     for name in (problems, problems.rpartition(":")[0]):
         if name and Path(name).exists():
