@@ -3,7 +3,7 @@ from __future__ import annotations
 
 import pytest
 
-from isodistill.evaluation.languages import LANGUAGES, speaks
+from isodistill.evaluation.languages import LANGUAGES, language_of, speaks
 
 # The first article of the Universal Declaration of Human Rights, or a part of it.
 ARTICLE = {
@@ -44,6 +44,13 @@ ARTICLE = {
 @pytest.mark.parametrize("language", sorted(LANGUAGES))
 def test_a_text_is_told_from_every_other_language(language: str) -> None:
     assert [other for other, text in ARTICLE.items() if speaks(text, language)] == [language]
+
+
+@pytest.mark.parametrize("language", sorted(LANGUAGES))
+def test_a_language_is_named_only_where_it_is_clear(language: str) -> None:
+    assert language_of(ARTICLE[language]) in (language, None)
+    assert language_of(ARTICLE[language] * 3) in (language, None)
+    assert language_of("12 + 3 = 15!") is None
 
 
 def test_what_says_nothing_against_a_language_passes() -> None:

@@ -100,9 +100,9 @@ def test_the_key_is_in_no_log_even_when_everything_is_logged(
     adder: tuple[Any, str], fault: str | None, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.DEBUG)
-    with serving(Faulty, upstream=adder[1], plan=lambda: fault, hang_s=0.6) as (_, url):
-        with contextlib.suppress(TeacherError):
-            teacher(url, 0.3).answer(MESSAGES, Sampling())
+    proxy = serving(Faulty, upstream=adder[1], plan=lambda: fault, hang_s=0.6)
+    with proxy as (_, url), contextlib.suppress(TeacherError):
+        teacher(url, 0.3).answer(MESSAGES, Sampling())
     assert any(record.name.startswith("openai") for record in caplog.records)
     assert KEY not in caplog.text
 

@@ -9,18 +9,18 @@ from __future__ import annotations
 import unicodedata
 from collections import Counter
 
-__all__ = ["LANGUAGES", "speaks"]
+__all__ = ["LANGUAGES", "language_of", "speaks"]
 
 _COMMON: dict[str, dict[str, str]] = {
     "LATIN": {
         "en": "the and of to in is that for it with you this are on as",
         "de": "der die und das ist nicht ein eine zu mit den sie ich von auf",
         "es": "el la los las de que y en un una por con es del se",
-        "fi": "ja on ei se että oli mutta ovat kun hän myös tai kuin niin olen",
+        "fi": "ja ei se että oli mutta ovat kun hän myös tai kuin niin olen sekä",
         "fr": "le la les et des est une que pour dans un du de en sont",
-        "it": "il la di che e un per non con una del le è sono gli",
-        "pl": "i w na z nie się jest że do to jak o co po ale",
-        "pt": "o a os de que e um não para com uma do da em se",
+        "it": "il la di che e un nel non con una del le è sono gli",
+        "pl": "w na z nie się jest są że jak oraz od dla po ale przez",
+        "pt": "os de que e um não para com uma dos da em se por são",
         "sw": "ya na wa kwa ni la katika za cha kuwa hii si yake watu pia",
         "vi": "và của là có không cho được các một người trong với này để những",
     },
@@ -52,7 +52,8 @@ _COMMON: dict[str, dict[str, str]] = {
     "TELUGU": {"te": ""},
     "THAI": {"th": ""},
 }
-"""Script -> language -> its commonest words; none where no other language here shares the script."""
+"""Script -> language -> common words, less what English has too; none where no other language here has the script."""
+_CLEAR = 5
 _AROUND = ".,;:!?()[]{}\"'*_-–—…«»“”‘’¿¡।؟،۔"
 
 LANGUAGES: frozenset[str] = frozenset(language for group in _COMMON.values() for language in group)
@@ -60,18 +61,39 @@ LANGUAGES: frozenset[str] = frozenset(language for group in _COMMON.values() for
 
 def speaks(text: str, language: str) -> bool:
     """Is the text in this language (ISO 639-1 code, one of ``LANGUAGES``), as far as can be told?"""
-    script = next(name for name, group in _COMMON.items() if language in group)
-    scripts = Counter(_script(letter) for letter in text if letter.isalpha())
-    if not scripts:
+    script = _script_of(text)
+    if script is None:
         return True
-    if scripts["HIRAGANA"] * 10 > scripts.total():  # Japanese is written in three scripts, and no other has this one
-        scripts["HIRAGANA"] += scripts.pop("CJK", 0) + scripts.pop("KATAKANA", 0)
-    if scripts.most_common(1)[0][0] != script:
+    if language not in _COMMON.get(script, {}):
         return False
-    words = Counter(word.strip(_AROUND) for word in text.lower().split())
-    found = {name: sum(words[word] for word in common.split()) for name, common in _COMMON[script].items()}
+    found = _common_words(text, script)
     return found[language] == max(found.values())
 
 
-def _script(letter: str) -> str:
-    return unicodedata.name(letter, "?").partition(" ")[0]
+def language_of(text: str) -> str | None:
+    """The language of a text; None unless it is clear: five common words, and twice as many as of any other language.
+
+    In a script that only one of ``LANGUAGES`` is written in it always is.
+    """
+    script = _script_of(text)
+    if script not in _COMMON:
+        return None
+    found = _common_words(text, script)
+    if len(found) == 1:
+        return next(iter(found))
+    (best, most), (_, second) = Counter(found).most_common(2)
+    return best if most >= _CLEAR and most >= 2 * second else None
+
+
+def _script_of(text: str) -> str | None:
+    """The script of most of the letters, as Unicode names it; None without a letter."""
+    scripts = Counter(unicodedata.name(letter, "?").partition(" ")[0] for letter in text if letter.isalpha())
+    if scripts["HIRAGANA"] * 10 > scripts.total():  # Japanese is written in three scripts, and no other has this one
+        return "HIRAGANA"
+    return scripts.most_common(1)[0][0] if scripts.total() else None
+
+
+def _common_words(text: str, script: str) -> dict[str, int]:
+    """Language of the script -> how many words of the text are among its commonest."""
+    words = Counter(word.strip(_AROUND) for word in text.lower().split())
+    return {name: sum(words[word] for word in common.split()) for name, common in _COMMON[script].items()}
