@@ -13,7 +13,7 @@ import pytest
 from isodistill.data.tasks import TASKS, load_task
 from isodistill.errors import UserError
 from isodistill.evaluation.answer import why_unverifiable
-from isodistill.evaluation.programs import tests_in
+from isodistill.evaluation.programs import setup_and_tests
 
 CODE = {"choices": None, "answer_type": "code", "rationale": None, "domain": "code", "group": None}
 ITEMS: dict[str, dict[str, Any]] = {
@@ -55,7 +55,7 @@ def test_mathematics_has_its_trace_and_its_number(tmp_path: Path) -> None:
 def test_a_function_to_complete_is_set_up_and_tests_with_the_helpers_that_they_call(tmp_path: Path) -> None:
     write(tmp_path, "humaneval", "test", [ITEMS["humaneval"]])
     (row,) = load_task("humaneval", tmp_path)
-    setup, tests = tests_in(str(row.answer))
+    setup, tests = setup_and_tests(str(row.answer))
     assert setup.strip() == ITEMS["humaneval"]["question"].strip()
     assert tests.splitlines()[:3] == ["import math", "def half(x):", "    return x / 2"]
     assert tests.strip().endswith("check(quarter)")
@@ -72,7 +72,7 @@ def test_a_function_from_a_sentence_shows_its_tests_and_keeps_the_hard_ones(tmp_
     assert (train.split, test.split) == ("train", "mbpp")
     assert "assert add(1, 2) == 3" in str(train.prompt)
     assert "add(0, 0)" not in str(train.prompt)
-    assert tests_in(str(train.answer))[1].split("\n")[1:] == ["assert add(1, 2) == 3", "assert add(0, 0) == 0"]
+    assert setup_and_tests(str(train.answer))[1].split("\n")[1:] == ["assert add(1, 2) == 3", "assert add(0, 0) == 0"]
     assert train.completion == "```python\ndef add(a, b):\n    return a + b\n```"
 
 

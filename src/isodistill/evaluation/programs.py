@@ -17,7 +17,7 @@ import re
 from isodistill.sandbox import Trial, run_tests
 from isodistill.sandbox.tester import count_tests
 
-__all__ = ["TESTS_LINE", "program_in", "tests_in", "try_program"]
+__all__ = ["TESTS_LINE", "program_in", "setup_and_tests", "try_program"]
 
 TESTS_LINE = "# tests"
 
@@ -34,7 +34,7 @@ def program_in(output: str) -> str | None:
     return program if program.strip() else None
 
 
-def tests_in(answer: str) -> tuple[str, str]:
+def setup_and_tests(answer: str) -> tuple[str, str]:
     """Set-up and tests of a gold answer.
 
     Raises:
@@ -61,6 +61,6 @@ def try_program(output: str, answer: str) -> Trial | None:
         UserError: no sandbox can be made on this machine.
         ValueError: the answer is no program of tests.
     """
-    setup, tests = tests_in(answer)
+    setup, tests = setup_and_tests(answer)
     program = program_in(output)
     return None if program is None else run_tests(program, tests, setup=setup)

@@ -12,7 +12,7 @@ from isodistill.errors import UserError
 from isodistill.evaluation import symbolic
 from isodistill.evaluation.instructions import broken_instructions, read_instructions
 from isodistill.evaluation.parse import canon, number_value, parse_answer, read_answer
-from isodistill.evaluation.programs import tests_in, try_program
+from isodistill.evaluation.programs import setup_and_tests, try_program
 
 __all__ = ["OUTCOMES", "Finish", "Outcome", "verify", "why_unreadable", "with_reason"]
 
@@ -81,7 +81,7 @@ def why_unreadable(answer: str, answer_type: AnswerType) -> str | None:
     """Why a gold answer of type code or instructions cannot verify anything; None where it can, and for other types."""
     try:
         if answer_type == "code":
-            tests_in(answer)
+            setup_and_tests(answer)
         elif answer_type == "instructions":
             read_instructions(answer)
     except ValueError as error:

@@ -36,7 +36,7 @@ def serve(setup: str, program: str, asked: int, answered: int, hole: str | None)
                 reply = served.answer(question)
                 send(answered, reply)
             except TooLong:
-                send(answered, {"raises": "TooLong"})
+                send(answered, {"raises": TooLong.__name__})
     except Closed:
         return
 

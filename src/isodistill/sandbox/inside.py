@@ -45,25 +45,28 @@ def main(settings: dict[str, Any]) -> NoReturn:
     """The launcher: standard input holds set-up, program and tests, on standard output goes the verdict.
 
     Args:
-        settings: ``place`` (an empty folder), ``seconds``, ``wall``, ``memory_mb``, ``scratch_mb``.
+        settings: ``place`` (an empty folder), ``alive`` (see ``die_with_parent``), ``seconds``, ``wall``,
+            ``memory_mb``, ``scratch_mb``.
     """
     for name in COMMON:
         importlib.import_module(name)
     try:
         new_namespaces()
-        die_with_parent()
+        die_with_parent(settings["alive"])
+        alive, held = os.pipe()
         if child := os.fork():
             os.waitpid(child, 0)
         else:
-            _first_process(settings)
+            os.close(held)
+            _first_process(settings, alive)
     except OSError as error:
         _report(1, {"unsafe": error.strerror or str(error)})
     os._exit(0)
 
 
-def _first_process(settings: dict[str, Any]) -> NoReturn:
+def _first_process(settings: dict[str, Any], alive: int) -> NoReturn:
     """Pid 1: build the root, fork the candidate, then test it."""
-    die_with_parent()
+    die_with_parent(alive)
     new_root(settings["place"], settings["scratch_mb"])
     signal.signal(signal.SIGALRM, lambda number, frame: os._exit(0))
     signal.alarm(settings["wall"] + 1)  # whoever waits outside may be gone

@@ -84,23 +84,19 @@ def run_tests(program: str, tests: str, *, setup: str = "", limits: Limits | Non
     limits = limits or Limits()
     if sys.platform != "linux":
         raise _no_sandbox(f"it needs Linux, and this is {sys.platform}")
-    with tempfile.TemporaryDirectory(prefix="isodistill-jail-") as place, _texts(setup, program, tests) as texts:
-        settings = {"place": place, "seconds": limits.seconds, "wall": limits.wall, "memory_mb": limits.memory_mb}
-        settings |= {"scratch_mb": limits.scratch_mb}
-        jail = subprocess.Popen(
-            # Without site-packages, and without a variable of this process: keys are among them.
-            [sys.executable, "-s", "-S", "-P", "-c", _BOOT, _PACKAGE_PARENT, json.dumps(settings)],
-            stdin=texts,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            env={"PYTHONHASHSEED": "0", "PYTHONDONTWRITEBYTECODE": "1"},
-            cwd="/",
-            start_new_session=True,
-        )
-        try:
+    alive, held = os.pipe()
+    settings = {"alive": alive, "seconds": limits.seconds, "wall": limits.wall, "memory_mb": limits.memory_mb}
+    settings |= {"scratch_mb": limits.scratch_mb}
+    try:
+        with (
+            tempfile.TemporaryDirectory(prefix="isodistill-jail-") as place,
+            _texts(setup, program, tests) as texts,
+            _started(settings | {"place": place}, texts) as jail,
+        ):
             reports, ended = _watch(jail, limits)
-        finally:
-            _kill(jail)
+    finally:
+        os.close(alive)
+        os.close(held)
     return _verdict(reports, ended, tests)
 
 
@@ -184,11 +180,28 @@ def _texts(*texts: str) -> Iterator[IO[bytes]]:
         yield file
 
 
-def _kill(jail: subprocess.Popen[bytes]) -> None:
-    """End the jail and everything in it: its first process goes, and the kernel takes the others with it."""
-    with contextlib.suppress(ProcessLookupError):
-        os.killpg(jail.pid, signal.SIGKILL)
-    jail.wait()
-    for pipe in (jail.stdout, jail.stderr):
-        assert pipe is not None
-        pipe.close()
+@contextlib.contextmanager
+def _started(settings: dict[str, Any], texts: IO[bytes]) -> Iterator[subprocess.Popen[bytes]]:
+    """A jail, killed in the end: its first process goes, and the kernel takes all others in it along."""
+    jail = subprocess.Popen(
+        # Without site-packages, and without a variable of this process: keys are among them.
+        [sys.executable, "-s", "-S", "-P", "-c", _BOOT, _PACKAGE_PARENT, json.dumps(settings)],
+        stdin=texts,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        pass_fds=[settings["alive"]],
+        env={"PYTHONHASHSEED": "0", "PYTHONDONTWRITEBYTECODE": "1"},
+        cwd="/",
+        start_new_session=True,
+    )
+    try:
+        yield jail
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(jail.pid, signal.SIGKILL)
+        jail.wait()
+        for pipe in (jail.stdout, jail.stderr):
+            assert pipe is not None
+            while os.read(pipe.fileno(), 65536):  # until the last process has gone
+                pass
+            pipe.close()

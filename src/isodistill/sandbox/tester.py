@@ -168,6 +168,8 @@ def _why(error: BaseException) -> str:
         return str(error)
     if isinstance(error, MemoryError):
         return _MEMORY
+    if isinstance(error, _Foreign) and str(error) == TooLong.__name__:
+        return _LONG
     if isinstance(error, AssertionError) and not any(isinstance(argument, _Raised) for argument in error.args):
         return _FAILS
     return f"raises {error if isinstance(error, _Foreign) else type(error).__name__}"

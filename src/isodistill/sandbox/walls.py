@@ -15,6 +15,7 @@ import contextlib
 import ctypes
 import os
 import resource
+import select
 import socket
 import struct
 
@@ -116,9 +117,12 @@ def what_gets_through() -> str | None:
     return None
 
 
-def die_with_parent() -> None:
-    """Let the kernel kill this process when its parent ends."""
+def die_with_parent(alive: int) -> None:
+    """Let the kernel kill this process when its parent ends; ``alive`` reads from a pipe that the parent holds open."""
     _checked("prctl(PR_SET_PDEATHSIG)", LIBC.prctl(_PR_SET_PDEATHSIG, _SIGKILL, 0, 0, 0))
+    if select.select([alive], [], [], 0)[0]:  # it ended before that
+        os._exit(0)
+    os.close(alive)
 
 
 def _mount(source: str | None, target: str, kind: str | None, flags: int, options: str | None = None) -> None:
