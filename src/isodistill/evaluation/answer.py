@@ -95,45 +95,53 @@ def answer_rows(
     """
     asked, refused = _questions(rows, backend, tokenizer, max_new_tokens, n_samples)
     done = log.done(provenance.stage, split)
-    folder = log.path.parent / "representations" / provenance.stage
+    sampling = {"temperature": temperature, "max_new_tokens": max_new_tokens}
     size = _BATCHES_PER_BLOCK * batch_size
     with tqdm(total=len(asked), desc=f"{provenance.stage}, {split}") as bar, StopAfterBlock() as stop:
-
-        def advance(index: int, generation: Generation) -> None:
-            bar.update()
-
         for number, start in enumerate(range(0, len(asked), size)):
             stop.between_blocks()
             block = asked[start : start + size]
             if done.issuperset((q.row.id, q.sample) for q in block):
                 bar.update(len(block))
                 continue
-            generations = backend.generate(
-                tokenizer,
-                [q.prompt for q in block],
-                max_new_tokens=max_new_tokens,
-                batch_size=batch_size,
-                temperature=temperature,
-                seeds=[_seed(provenance.seed_train, q) for q in block],
-                watch=watched_tokens(q.options for q in block),
-                on_done=advance,
-            )
-            pis = distributions(
-                backend,
-                tokenizer,
-                [q.row for q in block],
-                [q.prompt for q in block],
-                [q.options for q in block],
-                generations,
-                batch_size=batch_size,
-            )
+            seeds = [_seed(provenance.seed_train, q) for q in block]
+            generations, pis = _answered(backend, tokenizer, block, seeds, batch_size, sampling, bar)
             # The states first, so that every record in the log has its state.
+            folder = log.path.parent / "representations" / provenance.stage
             _keep_hidden(folder, f"{split}-{number:04d}", block, generations)
             for question, generation, pi in zip(block, generations, pis, strict=True):
                 if (question.row.id, question.sample) not in done:
-                    sampling = {"temperature": temperature, "max_new_tokens": max_new_tokens}
                     log.append(_record(question, generation, pi, provenance, split, sampling))
     return refused
+
+
+def _answered(
+    backend: Backend,
+    tokenizer: PreTrainedTokenizerBase,
+    block: Sequence[_Question],
+    seeds: Sequence[int],
+    batch_size: int,
+    sampling: dict[str, Any],
+    bar: tqdm[Any],
+) -> tuple[list[Generation], list[list[float] | None]]:
+    """The answers to a block of questions, and pi of each."""
+
+    def advance(index: int, generation: Generation) -> None:
+        bar.update()
+
+    prompts, options = [q.prompt for q in block], [q.options for q in block]
+    generations = backend.generate(
+        tokenizer,
+        prompts,
+        batch_size=batch_size,
+        seeds=seeds,
+        watch=watched_tokens(options),
+        on_done=advance,
+        **sampling,
+    )
+    rows = [q.row for q in block]
+    pis = distributions(backend, tokenizer, rows, prompts, options, generations, batch_size=batch_size)
+    return generations, pis
 
 
 def _questions(
