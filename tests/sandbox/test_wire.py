@@ -49,6 +49,12 @@ def test_subclasses_become_the_plain_type() -> None:
     assert [type(one) for one in back] == [dict, dict, bytes]
 
 
+def test_built_in_types_and_no_other_built_ins_are_plain() -> None:
+    assert decoded(encoded([int, ValueError], never), never) == [int, ValueError]
+    assert encoded(len, lambda value: "held") == encoded(Counter, lambda value: "held") == "held"
+    assert decoded(["type", "eval"], lambda kind, content: "held") == "held"
+
+
 def test_what_is_not_plain_goes_through_the_callers() -> None:
     assert encoded([object], lambda value: ["held", 3]) == ["list", [["held", 3]]]
     assert decoded(["list", [["held", 3]]], lambda kind, content: (kind, content)) == [("held", 3)]

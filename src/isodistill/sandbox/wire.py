@@ -1,11 +1,13 @@
 """Plain values as bytes between two processes of which one is not trusted: nothing that is read can run anything.
 
 A message is its length in four bytes and JSON. None, booleans, text, floats and small whole numbers stand for
-themselves; everything else is a pair ``[kind, content]``. Subclasses of the plain types become the plain type.
+themselves; everything else is a pair ``[kind, content]``. Subclasses of the plain types become the plain type; the
+built-in types themselves are plain as well.
 """
 
 from __future__ import annotations
 
+import builtins
 import json
 import os
 from collections.abc import Callable
@@ -79,6 +81,8 @@ def encoded(value: Any, other: Callable[[Any], Any]) -> Any:
         return ["bytes", bytes(value).hex()]
     if isinstance(value, dict):
         return ["dict", [[encoded(k, other), encoded(v, other)] for k, v in value.items()]]
+    if isinstance(value, type) and getattr(builtins, value.__name__, None) is value:
+        return ["type", value.__name__]
     for kind in (list, tuple, set, frozenset):
         if isinstance(value, kind):
             return [kind.__name__, [encoded(member, other) for member in value]]
@@ -104,6 +108,8 @@ def decoded(message: Any, other: Callable[[str, Any], Any]) -> Any:
         return bytes.fromhex(content)
     if kind == "dict":
         return {decoded(k, other): decoded(v, other) for k, v in content}
+    if kind == "type" and isinstance(found := getattr(builtins, content, None), type):
+        return found
     if kind in _CONTAINERS:
         return _CONTAINERS[kind](decoded(member, other) for member in content)
     return other(kind, content)
