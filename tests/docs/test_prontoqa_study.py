@@ -65,7 +65,5 @@ def test_the_published_page_is_what_the_published_records_give(study: ModuleType
     assert page.count(study.BEGIN) == page.count(study.END) == 1
     records = ROOT / "docs" / "results" / "prontoqa.json"
     if records.is_file():
-        assert (
-            between_marks(page, study.BEGIN, study.END, study.tables(json.loads(records.read_text(encoding="utf-8"))))
-            == page
-        )
+        text = study.tables(json.loads(records.read_text(encoding="utf-8")))
+        assert between_marks(page, study.BEGIN, study.END, text) == page

@@ -56,7 +56,7 @@ def test_built_in_types_and_no_other_built_ins_are_plain() -> None:
 
 
 def test_what_is_not_plain_goes_through_the_callers() -> None:
-    assert encoded([object], lambda value: ["held", 3]) == ["list", [["held", 3]]]
+    assert encoded([object()], lambda value: ["held", 3]) == ["list", [["held", 3]]]
     assert decoded(["list", [["held", 3]]], lambda kind, content: (kind, content)) == [("held", 3)]
 
 
