@@ -15,11 +15,11 @@ import pytest
 
 from isodistill.data.tasks import load_task
 from isodistill.evaluation import verify
-from isodistill.sandbox import Limits, Trial, run_tests, why_no_sandbox
+from isodistill.sandbox import Limits, Trial, run_tests
 
 pytestmark = [
     pytest.mark.faults,
-    pytest.mark.skipif(why_no_sandbox() is not None, reason=f"no sandbox here: {why_no_sandbox()}"),
+    pytest.mark.usefixtures("sandbox"),
 ]
 
 SHORT = Limits(seconds=1, wall=2, memory_mb=256, output_kb=16, scratch_mb=2)

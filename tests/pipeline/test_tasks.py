@@ -13,13 +13,11 @@ from isodistill.data.rows import Row
 from isodistill.errors import UserError
 from isodistill.evaluation.traces import judge
 from isodistill.pipeline import problems, run_recipe
-from isodistill.sandbox import why_no_sandbox
 
 from .conftest import COMMAND, recipe_of
 
 WriteRows = Callable[..., Path]
 NO_COMMA = json.dumps([{"id": "punctuation:no_comma"}, {"id": "startend:quotation"}])
-needs_sandbox = pytest.mark.skipif(why_no_sandbox() is not None, reason=f"no sandbox here: {why_no_sandbox()}")
 
 
 def rows(n: int = 6) -> list[dict[str, Any]]:
@@ -40,7 +38,7 @@ def rows(n: int = 6) -> list[dict[str, Any]]:
     ]
 
 
-@needs_sandbox
+@pytest.mark.usefixtures("sandbox")
 def test_one_recipe_trains_and_judges_all_three(tmp_path: Path, write_rows: WriteRows) -> None:
     recipe = recipe_of(
         problems=str(write_rows(rows())), method="erm_pooled", baseline=None,
@@ -61,7 +59,7 @@ def test_one_recipe_trains_and_judges_all_three(tmp_path: Path, write_rows: Writ
     assert next(iter(numbers["reasons"])) in page
 
 
-@needs_sandbox
+@pytest.mark.usefixtures("sandbox")
 def test_a_trace_of_a_teacher_is_judged_by_its_tests_and_its_instructions() -> None:
     code = Row(id="c", prompt="Add one.", answer="assert plus(1) == 2", answer_type="code")
     assert judge(code, "```python\ndef plus(x): return x + 1\n```", "stop", check_steps=True).verdict == "correct"

@@ -7,16 +7,21 @@ import sys
 
 import pytest
 
-from isodistill.sandbox import Trial, run_tests, why_no_sandbox
+from isodistill.sandbox import Trial, run_tests
 from isodistill.sandbox.tester import count_tests
 
-pytestmark = pytest.mark.skipif(why_no_sandbox() is not None, reason=f"no sandbox here: {why_no_sandbox()}")
+pytestmark = pytest.mark.usefixtures("sandbox")
 
 
 CASES = {
     "sorts in place": ("def f(a):\n    a.sort()", "x = [3, 1]\nf(x)\nassert x == [1, 3]"),
     "fills in place": ("def f(d):\n    d['b'] = 1", "d = {}\nf(d)\nassert d == {'b': 1}"),
     "objects": ("class P:\n    def __init__(s, a): s.a = a\ndef f(p): return p.a", "assert f(P(7)) == 7"),
+    "attributes": (
+        "class N:\n    def __init__(s, v): s.v, s.left = v, None\ndef depth(n): return n and 1 + (depth(n.left) or 0)",
+        "a = N(1)\na.left = N(2)\na.left.left = N(3)\nassert depth(a) == 3\nassert a.left.v == 2",
+    ),
+    "types": ("def f(a, t): return [x for x in a if type(x) is t]", "assert f((1, 'a', 2.0), int) == [1]"),
     "generator": ("def f(n):\n    yield from range(n)", "assert list(f(3)) == [0, 1, 2]"),
     "named like a built-in": ("def sum(a, b): return a + b", "assert sum(1, 2) == 3"),
     "built-ins stay ours": ("def len(x): return 9\ndef f(x): return [1]", "assert len(f(1)) == 1"),

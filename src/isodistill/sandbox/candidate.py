@@ -65,14 +65,14 @@ class _Served:
         return {"names": {name: self._described(value) for name, value in own.items() if not name.startswith("__")}}
 
     def answer(self, question: Any) -> dict[str, Any]:
-        """Call a function, or list what an iterable holds."""
+        """Call an object, list what it holds, or get or set an attribute of it; its arguments afterwards."""
         try:
             target = self._of(question["target"])
-            if question["do"] == "list":
-                return {"value": self._encoded(list(target))}
+            do = {"call": target, "list": list, "get": getattr, "set": setattr}[question["do"]]
             arguments = [decoded(value, self._decode) for value in question["arguments"]]
             named = {name: decoded(value, self._decode) for name, value in question["named"].items()}
-            return {"value": self._encoded(target(*arguments, **named)), "arguments": self._encoded(arguments)}
+            before = [] if question["do"] == "call" else [target]
+            return {"value": self._encoded(do(*before, *arguments, **named)), "arguments": self._encoded(arguments)}
         except BaseException as error:  # noqa: BLE001  likewise
             return _raised(error)
 

@@ -125,16 +125,25 @@ class _Candidate:
 
 
 class _Held:
-    """An object of the candidate that is not plain: it can be called, listed and passed back; it equals only itself."""
+    """An object of the candidate that is not plain: it can be used and passed back, and equals only itself.
+
+    Used means called and listed, and its attributes read and set.
+    """
 
     def __init__(self, candidate: _Candidate, target: Any) -> None:
-        self._candidate, self._target = candidate, target
+        self.__dict__.update(_candidate=candidate, _target=target)
 
     def __call__(self, *arguments: Any, **named: Any) -> Any:
         return self._candidate.do(self._target, "call", arguments, named)
 
     def __iter__(self) -> Iterator[Any]:
         return iter(self._candidate.do(self._target, "list"))
+
+    def __getattr__(self, name: str) -> Any:
+        return self._candidate.do(self._target, "get", (name,))
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        self._candidate.do(self._target, "set", (name, value))
 
 
 def _number_of(value: Any) -> Any:

@@ -81,7 +81,7 @@ def encoded(value: Any, other: Callable[[Any], Any]) -> Any:
         return ["bytes", bytes(value).hex()]
     if isinstance(value, dict):
         return ["dict", [[encoded(k, other), encoded(v, other)] for k, v in value.items()]]
-    if isinstance(value, type) and getattr(builtins, value.__name__, None) is value:
+    if isinstance(value, type) and vars(builtins).get(value.__name__) is value:
         return ["type", value.__name__]
     for kind in (list, tuple, set, frozenset):
         if isinstance(value, kind):
@@ -108,8 +108,8 @@ def decoded(message: Any, other: Callable[[str, Any], Any]) -> Any:
         return bytes.fromhex(content)
     if kind == "dict":
         return {decoded(k, other): decoded(v, other) for k, v in content}
-    if kind == "type" and isinstance(found := getattr(builtins, content, None), type):
-        return found
+    if kind == "type" and isinstance(vars(builtins).get(content), type):
+        return vars(builtins)[content]
     if kind in _CONTAINERS:
         return _CONTAINERS[kind](decoded(member, other) for member in content)
     return other(kind, content)
