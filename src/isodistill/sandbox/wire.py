@@ -17,6 +17,8 @@ __all__ = ["MOST_BYTES", "Closed", "TooLong", "decoded", "encoded", "read_bytes"
 
 MOST_BYTES = 4 * 2**20
 _SMALL = 2**53
+_CONTAINERS: dict[str, Callable[[Any], Any]] = {"list": list, "tuple": tuple, "set": set, "frozenset": frozenset}
+_TYPES: dict[str, type] = {name: kind for name, kind in vars(builtins).items() if isinstance(kind, type)}
 
 
 class Closed(Exception):
@@ -81,11 +83,12 @@ def encoded(value: Any, other: Callable[[Any], Any]) -> Any:
         return ["bytes", bytes(value).hex()]
     if isinstance(value, dict):
         return ["dict", [[encoded(k, other), encoded(v, other)] for k, v in value.items()]]
-    if isinstance(value, type) and vars(builtins).get(value.__name__) is value:
-        return ["type", value.__name__]
-    for kind in (list, tuple, set, frozenset):
-        if isinstance(value, kind):
-            return [kind.__name__, [encoded(member, other) for member in value]]
+    for name, kind in _TYPES.items():
+        if value is kind:
+            return ["type", name]
+    for container in (list, tuple, set, frozenset):
+        if isinstance(value, container):
+            return [container.__name__, [encoded(member, other) for member in value]]
     return other(value)
 
 
@@ -108,11 +111,8 @@ def decoded(message: Any, other: Callable[[str, Any], Any]) -> Any:
         return bytes.fromhex(content)
     if kind == "dict":
         return {decoded(k, other): decoded(v, other) for k, v in content}
-    if kind == "type" and isinstance(vars(builtins).get(content), type):
-        return vars(builtins)[content]
+    if kind == "type" and content in _TYPES:
+        return _TYPES[content]
     if kind in _CONTAINERS:
         return _CONTAINERS[kind](decoded(member, other) for member in content)
     return other(kind, content)
-
-
-_CONTAINERS: dict[str, Callable[[Any], Any]] = {"list": list, "tuple": tuple, "set": set, "frozenset": frozenset}
