@@ -110,10 +110,11 @@ def what_gets_through() -> str | None:
     with contextlib.suppress(OSError):
         socket.socket().close()
         return "it can open a socket"
-    for path in ("/written", f"{_STDLIB}/written"):
+    for folder in ("/", f"{_STDLIB}/"):
         with contextlib.suppress(OSError):
-            open(path, "w").close()
-            return f"it can write {path}"
+            open(f"{folder}.isodistill-tried", "w").close()
+            os.unlink(f"{folder}.isodistill-tried")
+            return f"it can write into {folder}"
     return None
 
 
