@@ -6,17 +6,19 @@ import json
 import sys
 from pathlib import Path
 
-from benchmarks import audit, floor, generate, iga, training
+from benchmarks import audit, evaluation, floor, generate, iga, plot, training
 
 
 def main() -> None:
-    """Run all and write the ratios under their fixed names."""
+    """Run all, write the ratios under their fixed names, draw them."""
     quick = "--quick" in sys.argv[1:]
     ratios = training.run(quick) | iga.run(quick) | floor.run(quick) | generate.run(quick) | audit.run(quick)
+    evaluation.run(100 if quick else 1000, None)
     rounded = {name: round(value, 3) for name, value in sorted(ratios.items())}
     path = Path(__file__).with_name("results.json")
     path.write_text(json.dumps(rounded, indent=2) + "\n", encoding="utf-8")
     print(f"ratios: {path}")
+    plot.main()
 
 
 if __name__ == "__main__":

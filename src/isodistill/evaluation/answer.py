@@ -21,7 +21,7 @@ from isodistill.data.rows import Row, RowError
 from isodistill.evaluation.backends import Backend
 from isodistill.evaluation.generate import Generation
 from isodistill.evaluation.interrupt import StopAfterBlock
-from isodistill.evaluation.options import Options, distributions, option_tokens, watched_tokens
+from isodistill.evaluation.options import Options, distributions, option_tokens, watched_tokens, words_behind
 from isodistill.evaluation.parse import PARSER_VERSION, canon, parse_answer
 from isodistill.evaluation.records import PredictionLog, Record, Stage
 from isodistill.evaluation.verify import why_unreadable, with_reason
@@ -129,19 +129,18 @@ def _answered(
     def advance(index: int, generation: Generation) -> None:
         bar.update()
 
-    prompts, options = [q.prompt for q in block], [q.options for q in block]
+    questions = [q.row for q in block], [q.prompt for q in block], [q.options for q in block]
     generations = backend.generate(
         tokenizer,
-        prompts,
+        questions[1],
         batch_size=batch_size,
         seeds=seeds,
-        watch=watched_tokens(options),
+        watch=watched_tokens(questions[2]),
+        follow=words_behind(*questions, tokenizer, backend.context),
         on_done=advance,
         **sampling,
     )
-    rows = [q.row for q in block]
-    pis = distributions(backend, tokenizer, rows, prompts, options, generations, batch_size=batch_size)
-    return generations, pis
+    return generations, distributions(backend, tokenizer, *questions, generations, batch_size=batch_size)
 
 
 def _questions(

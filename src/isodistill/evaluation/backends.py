@@ -45,6 +45,7 @@ class Backend(Protocol):
         temperature: float = 0.0,
         seeds: Sequence[int] | None = None,
         watch: Sequence[int] = (),
+        follow: Callable[[int, Generation], Sequence[int]] | None = None,
         on_done: Callable[[int, Generation], None] | None = None,
     ) -> list[Generation]:
         """Answers in the order of the prompts, ``batch_size`` at a time; the rest as in ``generate``."""
@@ -70,6 +71,7 @@ class LocalBackend:
         temperature: float = 0.0,
         seeds: Sequence[int] | None = None,
         watch: Sequence[int] = (),
+        follow: Callable[[int, Generation], Sequence[int]] | None = None,
         on_done: Callable[[int, Generation], None] | None = None,
     ) -> list[Generation]:
         """See ``Backend.generate``."""
@@ -82,6 +84,7 @@ class LocalBackend:
             temperature=temperature,
             seeds=seeds,
             watch=watch,
+            follow=follow,
             on_done=on_done,
         )
 
@@ -118,9 +121,12 @@ class OpenAIBackend:
         temperature: float = 0.0,
         seeds: Sequence[int] | None = None,
         watch: Sequence[int] = (),
+        follow: Callable[[int, Generation], Sequence[int]] | None = None,
         on_done: Callable[[int, Generation], None] | None = None,
     ) -> list[Generation]:
         """See ``Backend.generate``: ``batch_size`` requests at a time; ``tokens`` are those of the text.
+
+        Nothing is read behind an answer: ``follow`` is not called.
 
         Raises:
             UserError: the server cannot be reached or refuses; the client has tried three times.
