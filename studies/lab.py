@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 
-from isodistill.data.files import append_log, read_log, write_lines
+from isodistill.data.files import append_log, read_log, write_between_marks, write_lines
 from isodistill.evaluation import mean_sd
 from isodistill.evaluation.statistics import MIN_SEEDS, paired_interval
 from isodistill.lab import LabSettings, run_lab
@@ -167,7 +167,7 @@ def write_results(folder: Path, runs: list[Run]) -> None:
     records = collect(runs)
     kept = [record for record in others if not record["student"].startswith("lab")]
     write_lines(path, [json.dumps(records + kept, indent=1, allow_nan=False)])
-    write_lines(page, with_tables(page.read_text(encoding="utf-8"), tables(records)).splitlines())
+    write_between_marks(page, BEGIN, END, tables(records))
     print(f"results: {page}")
 
 
@@ -241,13 +241,6 @@ def tables(records: list[Run]) -> str:
                 cells = [name, _mean(accuracy), seeds, *(_difference(accuracy, r) for r in ("erm", "random_mask"))]
                 lines.append(f"| {' | '.join([*cells, *(_mean(other) for other in others)])} |")
     return "\n".join(lines).strip()
-
-
-def with_tables(page: str, text: str) -> str:
-    """The page with what stands between its marks replaced."""
-    before, _, rest = page.partition(BEGIN)
-    _, _, after = rest.partition(END)
-    return f"{before}{BEGIN}\n\n{text}\n\n{END}{after}"
 
 
 def _mean(record: Run) -> str:

@@ -6,6 +6,7 @@ everything computed from them (the LCS family) is null.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from typing import Any, Protocol
@@ -123,13 +124,16 @@ class OpenAIBackend:
         follow: Callable[[int, Generation], Sequence[int]] | None = None,
         on_done: Callable[[int, Generation], None] | None = None,
     ) -> list[Generation]:
-        """See ``Backend.generate``: ``batch_size`` requests at a time.
+        """See ``Backend.generate``: ``batch_size`` requests at a time; ``tokens`` are those of the text.
 
-        ``tokens`` are those of the text; nothing is watched, nothing follows.
+        Nothing is read behind an answer: ``follow`` is not called.
 
         Raises:
             UserError: the server cannot be reached or refuses; the client has tried three times.
+            ValueError: tokens are to be watched; see ``gives_logits``.
         """
+        if watch:
+            raise ValueError(f"a server gives no logits, so {len(watch)} tokens cannot be watched")
         done: dict[int, Generation] = {}
         pool = ThreadPoolExecutor(batch_size)
         try:
@@ -142,7 +146,7 @@ class OpenAIBackend:
                 index, choice = requests[request], request.result()
                 tokens = tokenizer.encode(choice.text, add_special_tokens=False)
                 finish: Finish = "length" if choice.finish_reason == "length" else "eos"
-                done[index] = Generation(tokens, choice.text, finish, hidden=None, watched=np.zeros((0, 0)))
+                done[index] = Generation(tokens, choice.text, finish, hidden=None, watched=np.zeros((len(tokens), 0)))
                 if on_done is not None:
                     on_done(index, done[index])
         finally:
@@ -162,8 +166,10 @@ class OpenAIBackend:
             # Without its own words, which may show parts of the key.
             raise UserError(f"{self._base_url} refuses the key in the environment variable {_KEY_FROM}.") from None
         except self._errors.OpenAIError as error:
+            key = os.environ.get(_KEY_FROM)
+            told = str(error).replace(key, "***") if key else str(error)
             raise UserError(
-                f"{self._base_url} gave no answer of model {self._model!r}: {error} "
+                f"{self._base_url} gave no answer of model {self._model!r}: {told} "
                 "Check evaluate.base_url and evaluate.model, and that the server takes token ids in /completions."
-            ) from error
+            ) from None
         return answer.choices[0]

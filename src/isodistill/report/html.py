@@ -94,6 +94,7 @@ def _section(study: Study, split: str) -> dict[str, Any]:
         "figures": [figure for figure in plots if figure is not None],
         "table": tables.robustness(split, study.sides, difference, head),
         "pass_at_k": tables.pass_at_k(split, study.sides),
+        "reasons": tables.reasons(split, study.sides),
         "domains": tables.by_domain(split, figures.domain_order(study, split), study.sides, difference, head),
         "mcnemar": text.mcnemar_sentence(test, left, study.label) if test else "",
     }
