@@ -22,7 +22,7 @@ def collate(encoded: Sequence[Encoded], domains: Sequence[str], pad_id: int) -> 
 
     Returns:
         input_ids, attention_mask (1 on tokens, 0 on padding) and labels, each (N, T) int64 with T the longest row;
-        domain_index (N,) int64, not decreasing; weights (N,) float32.
+        domain_index (N,) int64, not decreasing; weights (N,) float32; place (N,) int64, see ``Encoded``.
 
     Raises:
         ValueError: no rows, or a row whose domain is not among ``domains``.
@@ -49,4 +49,5 @@ def collate(encoded: Sequence[Encoded], domains: Sequence[str], pad_id: int) -> 
         "labels": labels,
         "domain_index": torch.tensor([index[row.domain] for row in ordered]),
         "weights": torch.tensor([row.weight for row in ordered], dtype=torch.float32),
+        "place": torch.tensor([row.place for row in ordered]),
     }

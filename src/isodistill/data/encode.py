@@ -7,7 +7,7 @@ has to be guessed from a chat template. Nothing is cut: what does not fit is ref
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -37,6 +37,7 @@ class Encoded:
         input_ids: prompt, completion and the end-of-sequence token.
         labels: the same ids, ``IGNORE_INDEX`` on the prompt; not shifted.
         weight: factor on the row's token losses.
+        place: its number among the encoded rows.
     """
 
     row_id: str
@@ -45,6 +46,7 @@ class Encoded:
     input_ids: list[int]
     labels: list[int]
     weight: float
+    place: int = 0
 
 
 def encode_row(row: Row, tokenizer: PreTrainedTokenizerBase, *, max_length: int) -> Encoded:
@@ -116,7 +118,8 @@ def encode_rows(
     encoded = []
     for (row, _, _), prompt_ids, completion_ids in zip(usable, ids[:n], ids[n:], strict=True):
         try:
-            encoded.append(_join(row, prompt_ids, completion_ids, tokenizer, max_length))
+            joined = _join(row, prompt_ids, completion_ids, tokenizer, max_length)
+            encoded.append(replace(joined, place=len(encoded)))
         except RowError as error:
             refused.append(Refusal(row.id, None, error.column, error.reason))
     check_refused(refused, len(encoded) + len(refused), max_refused, refused_to)
