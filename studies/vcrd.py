@@ -127,7 +127,8 @@ def brought_up(work: Path, seed: int, *, teacher: bool) -> Student:
     folder = work / ("teacher" if teacher else f"student-{seed}")
     if not (folder / "config.json").exists():
         rows = problems(20_000, seed, flawed=teacher, prefix="teacher" if teacher else "student")
-        tokenizer = make_tiny_student([f"{row.prompt}\n{row.completion}" for row in rows[:500]], 0).tokenizer
+        words = problems(500, 0, flawed=False, prefix="words")  # one tokenizer for all
+        tokenizer = make_tiny_student([f"{row.prompt}\n{row.completion}" for row in words], 0).tokenizer
         model = _from_scratch(len(tokenizer), tokenizer, 3 if teacher else 2, 128 if teacher else 96, seed)
         _pretrain(model, tokenizer, rows, TEACHER_STEPS if teacher else STUDENT_STEPS, seed)
         model.save_pretrained(folder)

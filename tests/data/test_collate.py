@@ -29,6 +29,7 @@ def test_by_hand() -> None:
         "labels": torch.int64,
         "domain_index": torch.int64,
         "weights": torch.float32,
+        "place": torch.int64,
     }
 
 

@@ -79,6 +79,7 @@ class Distillation:
     def __post_init__(self) -> None:
         self._sums: dict[str, Tensor] = {}
         self._seen: dict[str, list[Tensor]] = {}
+        self.seen: dict[str, Tensor] = {}  # of the tokens last asked for: ce, kd, what a member adds; (N,) each
         if self.temperature <= 0:
             raise ValueError(f"temperature is {self.temperature:g}; it must be above 0")
         if self.lam_ce < 0 or self.lam_kd < 0 or self.lam_ce + self.lam_kd == 0:
@@ -125,7 +126,8 @@ class Distillation:
                 for span in spans(len(tokens.targets), self.chunk)
             ]
             losses = torch.cat(parts)
-        self.report(tokens, {name: torch.cat(values) for name, values in self._seen.items()})
+        self.seen = {name: torch.cat(values) for name, values in self._seen.items()}
+        self.report(tokens, self.seen)
         return losses, tokens.weights
 
     def given_weights(

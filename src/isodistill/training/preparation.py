@@ -43,6 +43,9 @@ class Preparation:
         trainer: the ``DistillTrainer``, at the step that it starts from.
         scorer: scores steps in place of the one that the settings describe.
 
+    Attributes:
+        measured: id of a row -> what was last found about the steps of its trace.
+
     Raises:
         UserError: the scorer cannot be made.
     """
@@ -51,7 +54,7 @@ class Preparation:
         self.trainer = trainer
         self.objective = trainer.objective
         self.proposals: Proposals | None = None
-        self._measured: dict[str, Measured] = {}
+        self.measured: dict[str, Measured] = {}
         self._file = Path(trainer.args.output_dir) / "validity" / "steps.jsonl"
         settings = self.objective.step_settings if isinstance(self.objective, VCRD) else None
         if settings is not None:
@@ -129,7 +132,7 @@ class Preparation:
         traces: dict[str, Trace] = {}
         for batch in batches:
             for n, row in enumerate(self._rows(batch)):
-                known = None if own else self._measured.get(row.row_id)
+                known = None if own else self.measured.get(row.row_id)
                 if known is None or (every and step - known.made >= every):
                     traces[row.row_id] = self._trace(row, batch, n, own)
         found: list[Measured] = []
@@ -137,7 +140,7 @@ class Preparation:
             student = student or self.trainer.readers.student()
             found = self.proposals.measure(list(traces.values()), step, student)
         found = self._shared(found)
-        table = {one.row: one for one in found} if own else self._measured
+        table = {one.row: one for one in found} if own else self.measured
         if not own:
             table.update({one.row: one for one in found})
         self._write(found)
@@ -184,7 +187,7 @@ class Preparation:
                 past = [Measured.of(record) for record in records if record["made"] < self.trainer.state.global_step]
             except (ValueError, KeyError, TypeError) as error:
                 raise UserError(f"{self._file} is damaged: {error}. Delete it and train anew.") from error
-            self._measured = {one.row: one for one in past if not one.own}
+            self.measured = {one.row: one for one in past if not one.own}
             kept = [one.line() for one in past]
         if self.trainer.args.world_size > 1:
             dist.barrier()  # all have read it

@@ -38,6 +38,7 @@ from isodistill.training.resumable import ResumableTrainer
 from isodistill.training.rows import encode_dataset
 from isodistill.training.slots import fill_slots
 from isodistill.training.teaching import TeacherModel, open_teacher, teacher_obstacles
+from isodistill.training.weighted import write_weighted_traces
 from isodistill.validity import Scorer
 
 __all__ = ["DEFAULT_LORA", "DistillTrainer"]
@@ -180,6 +181,7 @@ class DistillTrainer(ResumableTrainer):
             resume_from_checkpoint = str(found)
         with StopOnSignal(self) as stop, ExitStack() as self._engine:
             result = super().train(resume_from_checkpoint=resume_from_checkpoint or None, **kwargs)
+            write_weighted_traces(self)
         if stop.asked and self.state.global_step < self.state.max_steps:
             raise KeyboardInterrupt(
                 f"Stopped after step {self.state.global_step} of {self.state.max_steps}; the checkpoint is in "
