@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -59,7 +60,7 @@ def _weighted(trainer: Any, row: Encoded) -> dict[str, Any]:
     shown = len(borders) - 1  # the end-of-text token is not
     return {
         "row": row.row_id,
-        "pieces": [text[a:b] for a, b in zip(borders[:-1], borders[1:], strict=True)],
+        "pieces": [text[a:b] for a, b in pairwise(borders)],
         "delta": _rounded(delta[:shown]),
         "weight": _rounded(w[:shown]),
         "signal": _rounded((w * seen["kd"])[:shown]),
