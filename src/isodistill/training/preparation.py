@@ -13,7 +13,7 @@ import json
 import random
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -29,7 +29,7 @@ from isodistill.evaluation.generate import generate
 from isodistill.objectives import VCRD, Distillation, LabelMultitask
 from isodistill.training.forward import trained_tokens
 from isodistill.training.proposals import Measured, Proposals, Trace
-from isodistill.validity import Scorer, Scoring, make_scorer
+from isodistill.validity import Scorer, Scoring, make_scorer, text_ends, written_ends
 
 __all__ = ["Preparation"]
 
@@ -137,8 +137,8 @@ class Preparation:
                     traces[row.row_id] = self._trace(row, batch, n, own)
         found: list[Measured] = []
         if traces:
-            student = student or self.trainer.readers.student()
-            found = self.proposals.measure(list(traces.values()), step, student)
+            writer = self.trainer.readers.student() if student is None else student
+            found = self.proposals.measure(list(traces.values()), step, writer)
         found = self._shared(found)
         table = {one.row: one for one in found} if own else self.measured
         if not own:
@@ -152,16 +152,17 @@ class Preparation:
             batch["deltas"] = deltas.to(batch["labels"].device)
 
     def _trace(self, row: Encoded, batch: Batch, n: int, own: bool) -> Trace:
-        source = self.trainer.rows[row.row_id]
+        """Row n of a micro-batch: the teacher's trace, or what the student wrote in its place."""
+        source, tokenizer = self.trainer.rows[row.row_id], self.trainer.processing_class
         if not own:
-            return Trace(source, row, source.completion, own)
+            return Trace(source, row, source.completion, text_ends(source.completion, tokenizer), own)
         length = int(batch["attention_mask"][n].sum())
         ids, labels = (batch[name][n, :length].tolist() for name in ("input_ids", "labels"))
+        written = [token for token in labels if token != IGNORE_INDEX]
+        written = written[:-1] if written[-1] == tokenizer.eos_token_id else written
         sample = Encoded(row.row_id, row.domain, row.set_id, ids, labels, row.weight, row.place)
-        text = self.trainer.processing_class.decode(
-            [token for token in labels if token != IGNORE_INDEX], skip_special_tokens=True
-        )
-        return Trace(source, sample, text, own)
+        text = tokenizer.decode(written, skip_special_tokens=True)
+        return Trace(source, sample, text, written_ends(written, tokenizer), own)
 
     def _shared(self, found: list[Measured]) -> list[Measured]:
         """What all processes measured; a row that two of them had was measured alike by both."""
@@ -200,7 +201,7 @@ class Preparation:
         """Weigh rows by share x n_k / n_(task, k): the trained tokens of domain k, all over those of the row's task."""
         K = 1 if isinstance(self.trainer.alignment, PooledERM) else len(self.trainer.domains)
         tasks = ("label", "rationale")
-        counts = torch.zeros(len(tasks), K, dtype=torch.float64)
+        counts = torch.zeros(len(tasks), K, dtype=torch.float64, device=self.trainer.args.device)
         rows = []
         for batch in batches:
             n = (batch["labels"] != IGNORE_INDEX).sum(1).tolist()
@@ -225,11 +226,11 @@ class Preparation:
             inputs = trainer._prepare_inputs(batch)
             tokens, positions = trained_tokens(inputs)
             with trainer._autocast():
-                # In step mode delta is known, and nobody need be asked.
-                asked = tokens.deltas is None
-                teacher = trainer.teacher(inputs, positions) if asked and trainer.teacher is not None else None
-                student = trainer.student(inputs, positions) if asked else None
-                deltas.append(objective.deltas(student, tokens, teacher) if student else cast(Tensor, tokens.deltas))
+                delta = tokens.deltas
+                if delta is None:  # token mode: the only one that has to ask
+                    student, teacher = trainer.student(inputs, positions), trainer.teacher(inputs, positions)
+                    delta = objective.deltas(student, tokens, teacher)
+            deltas.append(delta)
             width = inputs["labels"].shape[1]
             key = inputs["place"][positions // width].double() * 2**20 + positions % width
             source = torch.full_like(key, index * trainer.args.world_size + trainer.args.process_index)

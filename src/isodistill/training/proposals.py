@@ -25,18 +25,27 @@ from isodistill.data.rows import Row
 from isodistill.evaluation.generate import generate
 from isodistill.objectives import StepSettings
 from isodistill.training.readers import Readers
-from isodistill.validity import Action, Scoring, stops, token_steps
+from isodistill.validity import Action, Scoring, stops, token_steps, written_ends
 
 __all__ = ["Measured", "Proposals", "Trace"]
 
 
 @dataclass(frozen=True)
 class Trace:
-    """A trace whose steps are compared: its row, its tokens, its text, and whether the student wrote it itself."""
+    """A trace whose steps are compared.
+
+    Attributes:
+        row: the problem.
+        encoded: prompt and trace as tokens.
+        text: of the trace.
+        ends: where each token of the trace ends in ``text``, but for the end-of-text token.
+        own: the student wrote it itself.
+    """
 
     row: Row
     encoded: Encoded
     text: str
+    ends: list[int]
     own: bool
 
     @property
@@ -117,7 +126,7 @@ class Proposals:
             student: as it stands, merged.
         """
         settings = self.settings
-        cut = [token_steps(trace.text, settings.segment, self.readers.tokenizer) for trace in traces]
+        cut = [token_steps(trace.text, settings.segment, trace.ends) for trace in traces]
         drawn = []
         for trace, (firsts, _) in zip(traces, cut, strict=True):
             rng = random.Random(f"{self.seed}/{made}/{trace.row.id}")
@@ -170,8 +179,8 @@ class Proposals:
         out = [("", False)] * len(places)
         for k, generation in zip(fitting, drawn, strict=True):
             text = tokenizer.decode(generation.tokens, skip_special_tokens=True)
-            if text.strip():
-                steps = token_steps(text, settings.segment, tokenizer)[1]
+            if text.strip() and places[k].step.strip():
+                steps = token_steps(text, settings.segment, written_ends(generation.tokens, tokenizer))[1]
                 # A stop string also ends with ``eos``; then the answer was cut before it.
                 finished = generation.finish == "eos" and generation.text == text
                 out[k] = steps[0], finished and len(steps) == 1

@@ -27,22 +27,18 @@ class LiveTeacher:
     """Hidden states of the teacher without gradient, in eval mode and its own dtype; never trained, never saved.
 
     Args:
-        teacher: the model, or ``self``.
+        teacher: the model, frozen and on its device, or ``self``.
         student: the model that is trained.
         dtype: of the head's product.
-        device: where the teacher is put; ``self`` is there already.
     """
 
-    def __init__(
-        self, teacher: PreTrainedModel | Literal["self"], student: PeftModel, dtype: torch.dtype, device: torch.device
-    ) -> None:
+    def __init__(self, teacher: PreTrainedModel | Literal["self"], student: PeftModel, dtype: torch.dtype) -> None:
         self._own: PeftModel | None = None
         if teacher == "self":
             self._own = student
             self._asked = Student(student, dtype)
         else:
-            frozen = cast(nn.Module, teacher).to(device).eval().requires_grad_(False)
-            self._asked = Student(frozen, dtype)
+            self._asked = Student(cast(nn.Module, teacher), dtype)
 
     @torch.no_grad()
     def __call__(self, batch: Mapping[str, Tensor], positions: Tensor) -> StudentOutput:
@@ -93,11 +89,13 @@ def open_teacher(
     teacher: TeacherModel | None, student: PeftModel, objective: Objective, dtype: torch.dtype, device: torch.device
 ) -> Callable[[Mapping[str, Tensor], Tensor], TeacherOutput] | None:
     """The teacher as the training step asks it; None where the objective asks none at the tokens."""
+    if isinstance(teacher, PreTrainedModel):
+        teacher.to(device).eval().requires_grad_(False)  # type: ignore[arg-type]
     if teacher is None or not objective.needs_teacher:
         return None
     if isinstance(teacher, LogitCache):
         return CachedTeacher(teacher, device)
-    return LiveTeacher(teacher, student, dtype, device)
+    return LiveTeacher(teacher, student, dtype)
 
 
 def teacher_obstacles(
@@ -125,6 +123,8 @@ def teacher_obstacles(
         steps.scorer["name"] == "likelihood"
         or (steps.scorer["name"] == "rollout" and steps.scorer.get("by", "teacher") == "teacher")
     )
+    if steps is not None and not tokenizer.is_fast:
+        return [f"{method} cuts traces into steps, which needs the offsets of a fast tokenizer"]
     if teacher is None:
         if objective.needs_teacher or by_teacher:
             what = "at every token" if objective.needs_teacher else "how valid steps are"

@@ -15,6 +15,7 @@ from isodistill.data.encode import IGNORE_INDEX, Encoded
 from isodistill.data.files import write_lines
 from isodistill.objectives import VCRD
 from isodistill.training.forward import trained_tokens
+from isodistill.validity import text_ends
 
 __all__ = ["write_weighted_traces"]
 
@@ -28,7 +29,7 @@ def write_weighted_traces(trainer: Any) -> None:
     In step mode the traces are drawn from those whose steps were compared, and what was proposed stands beside them.
     """
     objective = trainer.objective
-    if not isinstance(objective, VCRD) or trainer.args.process_index:
+    if not isinstance(objective, VCRD) or trainer.args.process_index or not trainer.processing_class.is_fast:
         return
     measured = trainer.preparation.measured
     rows = [row for row in trainer.train_dataset if not measured or row.row_id in measured]
@@ -55,8 +56,7 @@ def _weighted(trainer: Any, row: Encoded) -> dict[str, Any]:
     w = seen.get("weight", torch.ones(n))
     delta = tokens.deltas if tokens.deltas is not None else seen.get("delta", torch.zeros(n))
     text = str(trainer.rows[row.row_id].completion)
-    offsets = trainer.processing_class(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
-    borders = [*(start for start, _ in offsets["offset_mapping"]), len(text)]
+    borders = [0, *text_ends(text, trainer.processing_class)]
     shown = len(borders) - 1  # the end-of-text token is not
     return {
         "row": row.row_id,

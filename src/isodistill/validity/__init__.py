@@ -15,7 +15,7 @@ from isodistill.validity.reward import ProcessRewardModel, load_reward_model
 from isodistill.validity.rollout import RolloutScorer
 from isodistill.validity.rules import RuleScorer
 from isodistill.validity.scoring import Scoring
-from isodistill.validity.segment import segment, stops, token_steps
+from isodistill.validity.segment import segment, stops, text_ends, token_steps, written_ends
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -33,7 +33,9 @@ __all__ = [
     "make_scorer",
     "segment",
     "stops",
+    "text_ends",
     "token_steps",
+    "written_ends",
 ]
 
 Reader: TypeAlias = "tuple[PreTrainedModel, PreTrainedTokenizerBase]"

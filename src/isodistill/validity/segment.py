@@ -11,13 +11,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from itertools import pairwise
+from itertools import accumulate, pairwise
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-__all__ = ["segment", "stops", "token_steps"]
+__all__ = ["segment", "stops", "text_ends", "token_steps", "written_ends"]
 
 _ENDS = {
     "lines": re.compile(r"\n\s*"),
@@ -54,26 +54,34 @@ def stops(kind: str) -> tuple[str, ...]:
     return _STOPS[kind]
 
 
-def token_steps(text: str, kind: str, tokenizer: PreTrainedTokenizerBase) -> tuple[list[int], list[str]]:
+def text_ends(text: str, tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """Where each token of ``text`` ends in it, by a fast tokenizer."""
+    found = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
+    return list(accumulate((end for _, end in found["offset_mapping"]), max))
+
+
+def written_ends(tokens: Sequence[int], tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """Where each of some written tokens ends in their text; read again, that text might have other tokens."""
+    lengths = (len(tokenizer.decode(tokens[: n + 1], skip_special_tokens=True)) for n in range(len(tokens)))
+    return list(accumulate(lengths, max))
+
+
+def token_steps(text: str, kind: str, ends: Sequence[int]) -> tuple[list[int], list[str]]:
     """Number of the first token of each step of a completion, and the steps' texts, which join to ``text``.
 
     Args:
         text: the completion.
         kind: see ``segment``.
-        tokenizer: a fast one, because offsets are needed.
+        ends: where each of its tokens ends.
     """
-    offsets: Sequence[tuple[int, int]] = tokenizer(
-        text, add_special_tokens=False, return_offsets_mapping=True, verbose=False
-    )["offset_mapping"]
     starts = segment(text, kind)
-    firsts: list[int] = [0]
-    step = 0
-    for t, (_, end) in enumerate(offsets):
+    firsts, step = [0], 0
+    for t, end in enumerate(ends):
         while step + 1 < len(starts) and end > starts[step + 1]:
             step += 1
             if firsts[-1] < t:  # else the step before had no token of its own
                 firsts.append(t)
-    borders = [0, *(offsets[t][0] for t in firsts[1:]), len(text)]
+    borders = [0, *(ends[t - 1] for t in firsts[1:]), len(text)]
     return firsts, [text[a:b] for a, b in pairwise(borders)]
 
 
