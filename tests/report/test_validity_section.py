@@ -1,4 +1,4 @@
-"""The section on the teacher's pull: its numbers from the log, its table from the steps, its colours from the weights."""
+"""The section on the teacher's pull: numbers from the log, a table from the steps, colours from the weights."""
 
 from __future__ import annotations
 
@@ -28,7 +28,8 @@ def write(folder: Path, name: str, records: list[dict[str, Any]]) -> None:
 
 
 TRACE = {
-    "row": "rates-1/law", "pieces": ["6 x 4", " = 25.", " <b>"], "delta": [-1.0, -1.0, 0.5], "weight": [0.24, 0.24, 1.9],
+    "row": "rates-1/law", "pieces": ["6 x 4", " = 25.", " <b>"],
+    "delta": [-1.0, -1.0, 0.5], "weight": [0.24, 0.24, 1.9],
     "signal": [0.01, 0.02, 0.5], "firsts": [0, 2], "proposals": {"0": "6 x 4 = 24."},
 }  # fmt: skip
 
