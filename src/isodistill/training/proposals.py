@@ -78,7 +78,7 @@ class Measured:
 
     def line(self) -> str:
         """As JSON."""
-        return json.dumps(asdict(self), ensure_ascii=False)
+        return json.dumps(asdict(self))
 
     @classmethod
     def of(cls, record: Mapping[str, Any]) -> Measured:

@@ -35,7 +35,7 @@ def write_weighted_traces(trainer: Any) -> None:
     rows = [row for row in trainer.train_dataset if not measured or row.row_id in measured]
     rows = sorted(rows, key=lambda row: hashlib.sha256(row.row_id.encode()).digest())[:_N_TRACES]
     training, _ = trainer.model.training, trainer.model.eval()
-    lines = [json.dumps(_weighted(trainer, row), ensure_ascii=False) for row in rows]
+    lines = [json.dumps(_weighted(trainer, row)) for row in rows]
     trainer.model.train(training)
     objective.take_metrics()
     write_lines(Path(trainer.args.output_dir) / "validity" / "traces.jsonl", lines)
