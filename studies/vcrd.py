@@ -4,8 +4,8 @@
 
 Problems are chains of additions and subtractions; a trace computes one sum per sentence. The teacher was brought up on
 traces in which *every subtraction of 7, 8 or 9 comes out one too high*: it is sure of that, and of the rest it is
-right. The student was brought up on right traces, too briefly to be good. It then learns from the teacher's traces and
-logits, by each method of METHODS from the same start on the same rows in the same order.
+right. The student was brought up on right traces until it got six sums of ten right. It then learns from the teacher's
+traces and logits, by each method of METHODS from the same start on the same rows in the same order.
 
 A finished run is a line of docs/results/vcrd-runs.jsonl and is not run again; docs/results/vcrd.json and the tables of
 docs/results/vcrd.md are made from these. ``--runs 0`` only writes them. Teacher and students are kept in ``--work``.
@@ -39,10 +39,10 @@ from isodistill.models.tiny import make_tiny_student
 
 RESULTS, WORK = Path("docs/results"), Path("runs/vcrd")
 BEGIN, END = "<!-- tables: begin, made by studies/vcrd.py from vcrd.json -->", "<!-- tables: end -->"
-SEEDS = (0, 1, 2, 3)
-SETTING = "chains of 4 sums, teacher wrong at every subtraction of 7 to 9"
-OPERATIONS, PLANTED = 4, (7, 8, 9)
-N_TRAIN, N_TEST, STEPS, ROWS, LR = 320, 200, 120, 16, 2e-3
+SEEDS = (0, 1, 2)
+SETTING = "chains of 3 sums, teacher wrong at every subtraction of 7 to 9"
+OPERATIONS, PLANTED = 3, (7, 8, 9)
+N_TRAIN, N_TEST, STEPS, ROWS, LR = 240, 200, 80, 16, 2e-3
 STEPWISE = {"n_prefix": OPERATIONS + 1, "max_tokens": 16}
 RULE = {"steps": STEPWISE | {"scorer": {"name": "rule"}}}
 METHODS: dict[str, tuple[str, dict[str, Any]]] = {
@@ -56,13 +56,14 @@ METHODS: dict[str, tuple[str, dict[str, Any]]] = {
     "vcrd_rule": ("VCRD, steps by rules", {"name": "vcrd", **RULE}),
     "vcrd_rollout": (
         "VCRD, steps by rollouts",
-        {"name": "vcrd", "steps": STEPWISE | {"scorer": {"name": "rollout", "by": "base", "max_tokens": 48}}},
+        {"name": "vcrd", "steps": STEPWISE | {"scorer": {"name": "rollout", "by": "base", "max_tokens": 40}}},
     ),
     "vcrd_permuted": ("control: rules, weights permuted", {"name": "vcrd", **RULE, "control": "permuted"}),
     "vcrd_constant": ("control: rules, constant of equal mean", {"name": "vcrd", **RULE, "control": "constant"}),
     "vcrd_reversed": ("control: rules, delta reversed", {"name": "vcrd", **RULE, "control": "reversed"}),
 }
 """Method -> label, objective; every one but the first with lam_ce 0 and lam_kd 1, so that the weights act on all."""
+HALFWAY = 0.6  # share of right sums at which a student is brought up no further
 METRICS = {"acc": "right answers", "planted": "planted sums right", "clean": "other sums right"}
 _SUM = re.compile(r"(\d+) ([+-]) (\d+) = (\d+)")
 
@@ -96,9 +97,8 @@ def problems(n: int, seed: int, *, flawed: bool, prefix: str) -> list[Row]:
 
 
 def _problem(rng: random.Random, row_id: str, flawed: bool) -> Row:
-    start = rng.randint(20, 60)
+    start = rng.randint(25, 50)
     moves = [(rng.choice("+-"), rng.randint(2, 9)) for _ in range(OPERATIONS)]
-    words = [f"{'Add' if sign == '+' else 'Subtract'} {b}." for sign, b in moves]
     value, told, sums = start, start, []
     for sign, b in moves:
         value = value + b if sign == "+" else value - b
@@ -107,7 +107,7 @@ def _problem(rng: random.Random, row_id: str, flawed: bool) -> Row:
         sums.append(f"{before} {sign} {b} = {told}.")
     return Row(
         id=row_id,
-        prompt=f"Start with {start}. {' '.join(words)}",
+        prompt=" ".join([str(start), *(f"{sign} {b}" for sign, b in moves)]),
         completion=" ".join([*sums, f"The answer is {told}."]),
         answer=str(value),
         answer_type="number",
@@ -123,42 +123,39 @@ def planted(sign: str, b: int) -> bool:
 
 
 def brought_up(work: Path, seed: int, *, teacher: bool) -> Student:
-    """A model from scratch, trained on traces of problems of its own: flawed and for long, or right and briefly."""
+    """A model from scratch, trained on traces of its own problems: flawed to the end, or right and stopped halfway."""
     folder = work / ("teacher" if teacher else f"student-{seed}")
     if not (folder / "config.json").exists():
         rows = problems(20_000, seed, flawed=teacher, prefix="teacher" if teacher else "student")
         words = problems(500, 0, flawed=False, prefix="words")  # one tokenizer for all
         tokenizer = make_tiny_student([f"{row.prompt}\n{row.completion}" for row in words], 0).tokenizer
-        model = _from_scratch(len(tokenizer), tokenizer, 3 if teacher else 2, 128 if teacher else 96, seed)
-        _pretrain(model, tokenizer, rows, TEACHER_STEPS if teacher else STUDENT_STEPS, seed)
+        model = _from_scratch(tokenizer, 128 if teacher else 96, seed)
+        _pretrain(model, tokenizer, rows, seed, halfway=not teacher)
         model.save_pretrained(folder)
         tokenizer.save_pretrained(folder)
     return load_student(str(folder))
 
 
-TEACHER_STEPS, STUDENT_STEPS = 1500, 500
-
-
-def _from_scratch(n_vocab: int, tokenizer: Any, layers: int, width: int, seed: int) -> PreTrainedModel:
+def _from_scratch(tokenizer: Any, width: int, seed: int) -> PreTrainedModel:
     torch.manual_seed(seed)
     return LlamaForCausalLM(
         LlamaConfig(
-            vocab_size=n_vocab, hidden_size=width, intermediate_size=3 * width, num_hidden_layers=layers,
+            vocab_size=len(tokenizer), hidden_size=width, intermediate_size=3 * width, num_hidden_layers=2,
             num_attention_heads=4, num_key_value_heads=4, max_position_embeddings=192, bos_token_id=None,
             eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id,
         )
     )  # fmt: skip
 
 
-def _pretrain(model: PreTrainedModel, tokenizer: Any, rows: list[Row], steps: int, seed: int, batch: int = 32) -> None:
+def _pretrain(model: PreTrainedModel, tokenizer: Any, rows: list[Row], seed: int, *, halfway: bool) -> None:
+    """All parameters on the traces, 600 steps of 32 rows; ``halfway`` stops at the first check with HALFWAY reached."""
     encoded, _ = encode_rows(rows, tokenizer, 192)
     optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3, weight_decay=0.01)
-    rng = random.Random(seed)
-    model.train()
-    for step in range(steps):
+    rng, checks = random.Random(seed), problems(100, seed, flawed=False, prefix="check")
+    for step in range(600):
         for group in optimizer.param_groups:
-            group["lr"] = 2e-3 * min(1, (step + 1) / 50) * min(1, 3 * (steps - step) / steps)
-        some = rng.sample(encoded, batch)
+            group["lr"] = 2e-3 * min(1, (step + 1) / 50) * min(1, (600 - step) / 200)
+        some = rng.sample(encoded, 32)
         width = max(len(row.input_ids) for row in some)
         ids = torch.tensor([row.input_ids + [0] * (width - len(row.input_ids)) for row in some])
         labels = torch.tensor([row.labels + [-100] * (width - len(row.labels)) for row in some])
@@ -168,8 +165,11 @@ def _pretrain(model: PreTrainedModel, tokenizer: Any, rows: list[Row], steps: in
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
-        if step % 100 == 0:
-            print(f"  brought up for {step} steps: {float(loss):.3f}", flush=True)
+        if step % 20 == 0:
+            right = scores(model, tokenizer, checks)["clean"]
+            print(f"  brought up for {step} steps: {right:.3f} of the sums right", flush=True)
+            if halfway and right >= HALFWAY:
+                return
 
 
 # ---- one run ----
@@ -215,7 +215,7 @@ def one_run(method: str, seed: int, work: Path) -> Run:
 def scores(model: PreTrainedModel, tokenizer: Any, tests: list[Row]) -> dict[str, float]:
     """Shares of right answers, and of right sums where the teacher is wrong and elsewhere, in greedy traces."""
     prompts = [encode_prompt(row, tokenizer, 192) for row in tests]
-    answers = [g.text for g in generate(model, tokenizer, prompts, max_new_tokens=80)]
+    answers = [g.text for g in generate(model, tokenizer, prompts, max_new_tokens=60)]
     kinds: dict[str, list[bool]] = {"planted": [], "clean": []}
     for text in answers:
         for a, sign, b, c in _SUM.findall(text):

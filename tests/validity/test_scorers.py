@@ -46,7 +46,7 @@ def test_likelihood_is_that_of_the_whole_forward(tiny_model: LlamaForCausalLM, t
     def mean_log_p(step: str) -> float:
         before = encode_prompt(ROW, tokenizer, 512) + tokenizer(prefix, add_special_tokens=False)["input_ids"]
         own = tokenizer(step, add_special_tokens=False)["input_ids"]
-        logits = tiny_model(input_ids=torch.tensor([before + own])).logits[0].double()
+        logits = tiny_model(input_ids=torch.tensor([before + own])).logits[0].detach().double()
         log_p = F.log_softmax(logits, 1)
         return float(sum(log_p[len(before) + i - 1, token] for i, token in enumerate(own))) / len(own)
 

@@ -115,7 +115,7 @@ def encode_rows(
                 refused.append(Refusal(row.id, None, error.column, error.reason))
     n = len(usable)
     ids = _tokenize([prompt for _, prompt, _ in usable] + [completion for _, _, completion in usable], tokenizer)
-    encoded = []
+    encoded: list[Encoded] = []
     for (row, _, _), prompt_ids, completion_ids in zip(usable, ids[:n], ids[n:], strict=True):
         try:
             joined = _join(row, prompt_ids, completion_ids, tokenizer, max_length)

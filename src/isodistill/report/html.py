@@ -71,7 +71,7 @@ def _context(study: Study, command: str) -> dict[str, Any]:
         "data": data_section(study.run.path),
         "taught": read_taught(study.run.path),
         "validity": [
-            (label, found) for label, run in study.runs if (found := read_validity(run.path, run.metrics)) is not None
+            (label, pull) for label, run in study.runs if (pull := read_validity(run.path, run.metrics)) is not None
         ],
         "training": figures.training_figures(study),
         "bad_losses": [(label, count) for label, run in study.runs if (count := _not_finite(run.metrics))],

@@ -94,17 +94,20 @@ class TopK(NamedTuple):
 
     def at(self, rows: slice | torch.Tensor) -> TopK:
         """Some of the positions."""
-        return TopK(*(values[rows] for values in self.tensors), self.temperature, self.n_vocab)
+        positions, ids, log_probs, log_tail = (values[rows] for values in self.tensors)
+        return TopK(positions, ids, log_probs, log_tail, self.temperature, self.n_vocab)
 
     def to(self, device: torch.device) -> TopK:
         """The same on a device."""
-        return TopK(*(values.to(device) for values in self.tensors), self.temperature, self.n_vocab)
+        positions, ids, log_probs, log_tail = (values.to(device) for values in self.tensors)
+        return TopK(positions, ids, log_probs, log_tail, self.temperature, self.n_vocab)
 
 
 def joined(parts: Sequence[TopK]) -> TopK:
     """The positions of several texts one after the other; temperature and vocabulary are those of the first."""
-    tensors = (torch.cat(values) for values in zip(*(part.tensors for part in parts), strict=True))
-    return TopK(*tensors, parts[0].temperature, parts[0].n_vocab)
+    columns = zip(*(part.tensors for part in parts), strict=True)
+    positions, ids, log_probs, log_tail = (torch.cat(values) for values in columns)
+    return TopK(positions, ids, log_probs, log_tail, parts[0].temperature, parts[0].n_vocab)
 
 
 class Distance(NamedTuple):

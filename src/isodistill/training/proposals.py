@@ -83,7 +83,8 @@ class Measured:
     @classmethod
     def of(cls, record: Mapping[str, Any]) -> Measured:
         """The inverse of ``line``."""
-        return cls(**{name: tuple(v) if isinstance(v, list) else v for name, v in record.items()})
+        values: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in record.items()}
+        return cls(**values)
 
     def per_token(self, n: int) -> list[float]:
         """delta of each of the n tokens of the completion, the end-of-text token in the last step."""

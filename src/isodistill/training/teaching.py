@@ -16,6 +16,7 @@ from isodistill.objectives import VCRD, Distillation, Objective, StudentOutput, 
 from isodistill.teachers.logits import LogitCache, TopK, joined
 from isodistill.teachers.vocabulary import common_vocabulary, tokenizer_hash
 from isodistill.training.forward import Student
+from isodistill.validity import Scorer
 
 __all__ = ["CachedTeacher", "LiveTeacher", "TeacherModel", "open_teacher", "teacher_obstacles"]
 
@@ -90,7 +91,7 @@ def open_teacher(
 ) -> Callable[[Mapping[str, Tensor], Tensor], TeacherOutput] | None:
     """The teacher as the training step asks it; None where the objective asks none at the tokens."""
     if isinstance(teacher, PreTrainedModel):
-        teacher.to(device).eval().requires_grad_(False)  # type: ignore[arg-type]
+        teacher.to(device).eval().requires_grad_(False)
     if teacher is None or not objective.needs_teacher:
         return None
     if isinstance(teacher, LogitCache):
@@ -106,6 +107,7 @@ def teacher_obstacles(
     tokenizer: PreTrainedTokenizerBase,
     teacher_tokenizer: PreTrainedTokenizerBase | None,
     encoded: Sequence[Encoded],
+    scorer: Scorer | None = None,
 ) -> list[str]:
     """Why this objective cannot ask this teacher; empty where it can.
 
@@ -117,11 +119,16 @@ def teacher_obstacles(
         tokenizer: of the student.
         teacher_tokenizer: of the teacher; None: the user vouches that it is the same.
         encoded: the rows that are trained on.
+        scorer: of steps, where it is given instead of described.
     """
     steps = objective.step_settings if isinstance(objective, VCRD) else None
-    by_teacher = steps is not None and (
-        steps.scorer["name"] == "likelihood"
-        or (steps.scorer["name"] == "rollout" and steps.scorer.get("by", "teacher") == "teacher")
+    by_teacher = (
+        steps is not None
+        and scorer is None
+        and (
+            steps.scorer["name"] == "likelihood"
+            or (steps.scorer["name"] == "rollout" and steps.scorer.get("by", "teacher") == "teacher")
+        )
     )
     if steps is not None and not tokenizer.is_fast:
         return [f"{method} cuts traces into steps, which needs the offsets of a fast tokenizer"]

@@ -101,7 +101,7 @@ class DistillTrainer(ResumableTrainer):
         told = (args, processing_class, self.objective)
         encoded, self.rows, self.refused = encode_dataset(train_dataset, *told, "train")
         self.domains = args.domains or sorted({e.domain for e in encoded})
-        who = (args.method, processing_class, teacher_processing_class, encoded)
+        who = (args.method, processing_class, teacher_processing_class, encoded, scorer)
         obstacles = teacher_obstacles(self.objective, teacher_model, model, *who)
         self.segmented = takes_segments(model, args, self.alignment, self.domains, obstacles, self.objective)
         args.per_device_train_batch_size = args.sets_per_batch * len(self.domains)
