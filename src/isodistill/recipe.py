@@ -178,6 +178,8 @@ class Recipe:
     Attributes:
         student: ``smollm2-135m``, ``tiny`` (made on the spot), hub id, folder, or GGUF file.
         teacher: asked at every token by objectives that need one: as ``student``, or ``self``, the student's own base.
+        teacher_top_k: ask the teacher before training, once, and keep its so many likeliest tokens at every position on
+            disk; 0 asks it live.
         problems: ``builtin:isomers``, ``real:NAME`` or ``real:NAME+NAME`` with ``real_data``, a file, or a ``datasets``
             name.
         real_data: folder of the real data sets for ``real:NAME``.
@@ -200,6 +202,7 @@ class Recipe:
 
     student: str = "smollm2-135m"
     teacher: str | None = None
+    teacher_top_k: int = 0
     problems: str = "builtin:isomers"
     real_data: str | None = None
     columns: dict[str, str] | None = None
@@ -222,6 +225,10 @@ class Recipe:
     evaluate: Evaluate = field(default_factory=Evaluate)
     seed: int = 0
     seed_hparam: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.teacher_top_k < 0:
+            raise UserError(f"teacher_top_k is {self.teacher_top_k}; it must be at least 0 (the live teacher).")
 
 
 def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:

@@ -35,6 +35,7 @@ def launch(folder: Path, name: str, processes: int, **settings: Any) -> list[dic
     return [load_file(folder / f"weights-{name}-{rank}.safetensors") for rank in range(processes)]
 
 
+RULE = {"scorer": {"name": "rule"}, "n_prefix": 2, "max_tokens": 12}
 THREE = ("law", "mathematics", "medicine")
 
 
@@ -71,10 +72,15 @@ def losses(folder: Path, name: str) -> list[tuple[int, float]]:
         {"method": "dann"},
         {"method": "fish"},
         {"method": "iga_consistency", "term": {"states": 2.0}},
+        {"method": "label_multitask"},
+        {"method": "vcrd", "objective": {"control": "permuted"}, "teacher": True},
+        {"method": "vcrd", "objective": {"steps": RULE, "w_norm": "mean"}, "teacher": True},
+        {"method": "vcrd", "objective": {"steps": RULE, "rho": 0.5, "sample_tokens": 8}, "teacher": True},
     ],
     ids=[
         *("erm", "erm_pooled", "iga-factor", "iga-weight", "iga-tangent-debias", "iga-separable"),
         *("pcgrad", "group_dro", "irm", "dann", "fish", "iga_consistency"),
+        *("multitask", "vcrd-permuted", "vcrd-steps-mean", "vcrd-steps-samples"),
     ],
 )
 def test_two_ranks_equal_one(tmp_path: Path, tokenizer: PreTrainedTokenizerFast, method: dict[str, Any]) -> None:

@@ -19,7 +19,7 @@ from isodistill.data.load import load_rows
 def main(settings: Path) -> None:
     """Read the settings file that the test wrote, train, save ``weights.safetensors`` beside it."""
     given = json.loads(settings.read_text())
-    resume, disturbed = given.pop("resume", False), given.pop("disturb_rank", None)
+    resume, disturbed, taught = (given.pop(name, None) for name in ("resume", "disturb_rank", "teacher"))
     torch.set_num_threads(1)
     tokenizer = PreTrainedTokenizerFast.from_pretrained(settings.parent / "tokenizer")
     torch.manual_seed(0)
@@ -34,6 +34,7 @@ def main(settings: Path) -> None:
         train_dataset=load_rows(settings.parent / "rows.jsonl").rows,
         processing_class=tokenizer,
         peft_config=LoraConfig(r=4, lora_alpha=8, target_modules="all-linear", task_type="CAUSAL_LM"),
+        teacher_model=other_weights(config) if taught else None,
     )
     generator = torch.Generator().manual_seed(1)
     for name, p in trainer.model.named_parameters():
@@ -48,11 +49,17 @@ def main(settings: Path) -> None:
             return update(gradients, present)
 
         trainer.alignment.update = disturb
-    trainer.train(resume_from_checkpoint=resume)
+    trainer.train(resume_from_checkpoint=bool(resume))
     ranked = {n: p.detach().clone() for n, p in trainer.model.named_parameters() if p.requires_grad}
     save_file(ranked, settings.with_name(f"weights-{settings.stem}-{trainer.args.process_index}.safetensors"))
     if torch.distributed.is_initialized():  # or its threads may abort the process when it ends
         torch.distributed.destroy_process_group()
+
+
+def other_weights(config: LlamaConfig) -> LlamaForCausalLM:
+    """A teacher."""
+    torch.manual_seed(9)
+    return LlamaForCausalLM(config)
 
 
 if __name__ == "__main__":

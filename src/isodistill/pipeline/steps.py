@@ -30,9 +30,11 @@ from isodistill.evaluation.results import json_text, split_results
 from isodistill.models.device import choose_placement
 from isodistill.models.load import SMOLLM2, Student, load_student
 from isodistill.models.tiny import TINY, make_tiny_student
+from isodistill.objectives import LabelMultitask
 from isodistill.pipeline.problems import answered_splits, learned_file, read_split
 from isodistill.pipeline.ranks import is_main
 from isodistill.pipeline.stamps import Stamps, digest, files_under
+from isodistill.pipeline.teachers import training_scorer, training_teacher
 from isodistill.recipe import Recipe, dump_recipe, parse_recipe, typed
 from isodistill.teachers.settings import parse_teach
 from isodistill.training import DistillConfig, DistillTrainer
@@ -61,7 +63,10 @@ def resolved(recipe: Recipe) -> dict[str, Any]:
 
 def train_student(recipe: Recipe, folder: Path, stamps: Stamps) -> None:
     """Train and save ``student/``; an interrupted training goes on from its newest checkpoint."""
-    keys = ("student", "teacher", "lora", "seed", "train", "objective", "alignment", "term", "max_refused")
+    keys = (
+        *("student", "teacher", "teacher_top_k", "lora", "seed", "train", "objective", "alignment", "term"),
+        "max_refused",
+    )
     tree = resolved(recipe)
     learned, held = (learned_file(recipe, folder, split) for split in ("train", "valid"))
     files = [learned, *files_under(Path(recipe.student))]
@@ -70,7 +75,7 @@ def train_student(recipe: Recipe, folder: Path, stamps: Stamps) -> None:
     inputs = digest({key: tree[key] for key in keys}, files)
 
     def clear() -> None:
-        for name in ("student", "checkpoints"):
+        for name in ("student", "checkpoints", "validity"):
             if (folder / name).exists():
                 shutil.rmtree(folder / name)
         for name in ("metrics.jsonl", "train.json", "refused/train.jsonl"):
@@ -81,16 +86,20 @@ def train_student(recipe: Recipe, folder: Path, stamps: Stamps) -> None:
         student = _student(recipe, folder)
         config.max_length = min(config.max_length, student.context)
         print(f"Training {recipe.method} on {config.placement}", flush=True)
-        teacher, teacher_tokenizer = _teacher(recipe)
+        rows = load_rows(learned, max_refused=0).rows
+        held_rows = load_rows(held, max_refused=0).rows if held.exists() else None
+        asked = student.tokenizer, [*rows, *(held_rows or [])], config, student.model.config.vocab_size
+        teacher, teacher_tokenizer = training_teacher(recipe, folder, *asked)
         trainer = DistillTrainer(
             student.model,
             args=config,
-            train_dataset=load_rows(learned, max_refused=0).rows,
-            eval_dataset=load_rows(held, max_refused=0).rows if held.exists() else None,
+            train_dataset=rows,
+            eval_dataset=held_rows,
             processing_class=student.tokenizer,
             peft_config=lora,
             teacher_model=teacher,
             teacher_processing_class=teacher_tokenizer,
+            scorer=training_scorer(recipe),
         )
         trainer.get_train_dataloader()  # makes the sampler, which knows the sets that it cannot use
         refused = trainer.refused + [
@@ -126,7 +135,11 @@ def evaluate_student(recipe: Recipe, folder: Path, stamps: Stamps, stage: Stage,
     if recipe.student == TINY:  # made from the seed and the training texts, as no other student is
         seed = recipe.seed
         files.append(learned_file(recipe, folder, "train"))
-    inputs = digest([recipe.student, asdict(recipe.evaluate), stage, seed], files)
+    # A student of two tasks is asked for its label as it was in training.
+    taught = fill_slots(recipe.method, recipe.objective, recipe.alignment)[0]
+    tasks = taught if stage == "after" and isinstance(taught, LabelMultitask) else None
+    prefixes = [] if tasks is None else [tasks.label_prefix]
+    inputs = digest([recipe.student, asdict(recipe.evaluate), stage, seed, *prefixes], files)
     name = f"evaluate-{stage}"
 
     def clear() -> None:
@@ -143,10 +156,11 @@ def evaluate_student(recipe: Recipe, folder: Path, stamps: Stamps, stage: Stage,
         provenance = _provenance(recipe, folder, stage)
         refused: list[Refusal] = []
         for split in splits:
+            chosen = _first_sets(read_split(folder, split), recipe.evaluate.max_sets)
             refused += answer_rows(
                 backend,
                 student.tokenizer,
-                _first_sets(read_split(folder, split), recipe.evaluate.max_sets),
+                chosen if tasks is None else [tasks.asked(row) for row in chosen],
                 log,
                 provenance,
                 split=split,
@@ -203,17 +217,6 @@ def _student(recipe: Recipe, folder: Path) -> Student:
         return load_student(recipe.student)
     rows = load_rows(learned_file(recipe, folder, "train"), max_refused=0).rows
     return make_tiny_student([f"{row.prompt}\n{row.completion}" for row in rows], recipe.seed)
-
-
-def _teacher(recipe: Recipe) -> tuple[Any, Any]:
-    """Model and tokenizer of the teacher; None where the objective asks none, as a baseline beside it."""
-    objective = fill_slots(recipe.method, recipe.objective, recipe.alignment)[0]
-    if recipe.teacher is None or not objective.needs_teacher:
-        return None, None
-    if recipe.teacher == "self":
-        return "self", None
-    teacher = load_student(recipe.teacher)
-    return teacher.model, teacher.tokenizer
 
 
 def _backend(recipe: Recipe, folder: Path, student: Student, stage: Stage) -> Backend:

@@ -15,6 +15,7 @@ from isodistill.report.data import data_section
 from isodistill.report.sets import isomer_sets
 from isodistill.report.study import Study, cautions, claims, read_study
 from isodistill.report.traces import read_taught
+from isodistill.report.validity import read_validity
 
 __all__ = ["page_template", "write_report"]
 
@@ -69,6 +70,9 @@ def _context(study: Study, command: str) -> dict[str, Any]:
         "consistency": figures.consistency_figures(study),
         "data": data_section(study.run.path),
         "taught": read_taught(study.run.path),
+        "validity": [
+            (label, pull) for label, run in study.runs if (pull := read_validity(run.path, run.metrics)) is not None
+        ],
         "training": figures.training_figures(study),
         "bad_losses": [(label, count) for label, run in study.runs if (count := _not_finite(run.metrics))],
         "students": [label for label, _, _ in students],

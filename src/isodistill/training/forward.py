@@ -31,12 +31,19 @@ def trained_tokens(batch: Mapping[str, Tensor]) -> tuple[TrainedTokens, Tensor]:
     shifted = F.pad(batch["labels"][:, 1:], (0, 1), value=-100)
     positions = (shifted.flatten() != -100).nonzero().squeeze(1)
     rows = positions // shifted.shape[1]
+
+    def of_targets(name: str) -> Tensor | None:
+        """A column (rows, T) of the batch about each token, as (N,)."""
+        return F.pad(batch[name][:, 1:], (0, 1)).flatten()[positions] if name in batch else None
+
     tokens = TrainedTokens(
         targets=shifted.flatten()[positions],
         rows=rows,
         domains=batch["domain_index"][rows],
         weights=batch["weights"][rows],
-        deltas=F.pad(batch["deltas"][:, 1:], (0, 1)).flatten()[positions] if "deltas" in batch else None,
+        deltas=of_targets("deltas"),
+        strengths=of_targets("strengths"),
+        sampled=batch["sampled"][rows] if "sampled" in batch else None,
     )
     return tokens, positions
 

@@ -31,6 +31,7 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
     "iga": {"objective": {"name": "ce"}, "alignment": {"name": "iga"}},
     **{name: {"objective": {"name": "ce"}, "alignment": {"name": name}} for name in _ALIGNED},
     "random_mask": {"objective": {"name": "ce"}, "alignment": {"name": "iga", "control": "random"}},
+    "label_multitask": {"objective": {"name": "label_multitask"}, "alignment": {"name": "erm_pooled"}},
     "seq_kd": {"objective": {"name": "ce"}, "alignment": {"name": "erm_pooled"}},
     **{name: {"objective": {"name": name}, "alignment": {"name": "erm_pooled"}} for name in _DISTILLED},
     "uniform_mask": {"objective": {"name": "ce"}, "alignment": {"name": "iga", "control": "uniform"}},

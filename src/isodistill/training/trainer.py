@@ -6,7 +6,7 @@ import functools
 import time
 from collections.abc import Iterable, Mapping
 from contextlib import ExitStack
-from itertools import pairwise
+from itertools import islice, pairwise
 from pathlib import Path
 from typing import Any, cast
 
@@ -19,9 +19,6 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallba
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
 from isodistill.data.collate import collate
-from isodistill.data.encode import Encoded, encode_rows
-from isodistill.data.files import Refusal
-from isodistill.data.load import load_rows
 from isodistill.data.rows import Row
 from isodistill.data.sampler import IsomerSetSampler
 from isodistill.errors import UserError
@@ -34,11 +31,16 @@ from isodistill.training.config import DistillConfig
 from isodistill.training.forward import Student, open_student, token_counts, trained_tokens
 from isodistill.training.interrupt import StopOnSignal
 from isodistill.training.needs import takes_segments
+from isodistill.training.preparation import Preparation
+from isodistill.training.readers import Readers
 from isodistill.training.replay import StepReplay
 from isodistill.training.resumable import ResumableTrainer
+from isodistill.training.rows import encode_dataset
 from isodistill.training.slots import fill_slots
-from isodistill.training.teaching import LiveTeacher, TeacherModel, teacher_obstacles
+from isodistill.training.teaching import TeacherModel, open_teacher, teacher_obstacles
 from isodistill.training.terms import StepTerm, term_obstacles
+from isodistill.training.weighted import write_weighted_traces
+from isodistill.validity import Scorer
 
 __all__ = ["DEFAULT_LORA", "DistillTrainer"]
 
@@ -66,10 +68,11 @@ class DistillTrainer(ResumableTrainer):
         eval_dataset: likewise; ``evaluate`` reports the mean over batches of their mean token loss.
         processing_class: the tokenizer.
         peft_config: LoRA settings for a model that is not wrapped yet; default: r 16, alpha 32, all linear layers.
-        teacher_model: for objectives that ask a teacher at every step: a frozen causal LM, or ``self``, the student's
-            base with its adapter switched off.
+        teacher_model: for objectives that ask a teacher at every step: a frozen causal LM; ``self``, the student's
+            base with its adapter switched off; or a ``LogitCache`` that holds the rows.
         teacher_processing_class: the teacher's tokenizer, to be compared with the student's.
         callbacks: as in transformers; they may read, not change the update.
+        scorer: scores proposed steps of VCRD in place of the one that ``steps.scorer`` describes.
 
     Attributes:
         refused: training rows that were not used, each with its reason.
@@ -89,6 +92,7 @@ class DistillTrainer(ResumableTrainer):
         teacher_model: TeacherModel | None = None,
         callbacks: list[TrainerCallback] | None = None,
         teacher_processing_class: PreTrainedTokenizerBase | None = None,
+        scorer: Scorer | None = None,
     ) -> None:
         if not isinstance(model, PeftModel):
             model = add_lora(model, peft_config or LoraConfig(task_type="CAUSAL_LM", **DEFAULT_LORA), args.seed)
@@ -96,18 +100,20 @@ class DistillTrainer(ResumableTrainer):
             raise UserError("The model carries an adapter already; leave peft_config out, or pass the bare model.")
         slots = (args.objective, args.alignment, args.term)
         self.objective, self.alignment, term, self.preset = fill_slots(args.method, *slots)
-        self.refused: list[Refusal] = []
-        encoded = self._encode(train_dataset, args, processing_class, "train")
+        told = (args, processing_class, self.objective)
+        encoded, self.rows, self.refused = encode_dataset(train_dataset, *told, "train")
         self.domains = args.domains or sorted({e.domain for e in encoded})
-        longest = max(len(e.input_ids) for e in encoded)
-        who = (args.method, processing_class, teacher_processing_class, longest)
+        who = (args.method, processing_class, teacher_processing_class, encoded, scorer)
         obstacles = teacher_obstacles(self.objective, teacher_model, model, *who)
         obstacles += term_obstacles(term, self.alignment, args, encoded, model)
         self.term = StepTerm(term, len(self.domains), args.world_size)
-        self.segmented = takes_segments(model, args, self.alignment, self.domains, obstacles)
+        self.segmented = takes_segments(model, args, self.alignment, self.domains, obstacles, self.objective)
         args.per_device_train_batch_size = args.sets_per_batch * len(self.domains)
         collator = functools.partial(collate, domains=self.domains, pad_id=processing_class.pad_token_id)
-        evaluated = None if eval_dataset is None else self._encode(eval_dataset, args, processing_class, "valid")
+        evaluated = None
+        if eval_dataset is not None:
+            evaluated, _, refused = encode_dataset(eval_dataset, *told, "valid")
+            self.refused += refused
         super().__init__(
             model=model,
             args=args,
@@ -118,9 +124,11 @@ class DistillTrainer(ResumableTrainer):
             callbacks=callbacks,
         )
         self.loss_is_scaled_for_ga = True
-        self.teacher: LiveTeacher | None = None
-        if teacher_model is not None:
-            self.teacher = LiveTeacher(teacher_model, self.model, args.compute_dtype, args.device)
+        self.teacher = open_teacher(teacher_model, self.model, self.objective, args.compute_dtype, args.device)
+        self.readers = Readers(
+            self.model, processing_class, teacher_model, teacher_processing_class, args.compute_dtype
+        )
+        self.scorer = scorer
         self.add_callback(SamplerEpoch(self))
         for shown in (PrinterCallback, ProgressCallback):
             self.remove_callback(shown)
@@ -135,25 +143,6 @@ class DistillTrainer(ResumableTrainer):
         self._engine: ExitStack | None = None
 
     # ---- rows in ----
-
-    def _encode(
-        self,
-        rows: Iterable[Row | Mapping[str, Any]],
-        args: DistillConfig,
-        tokenizer: PreTrainedTokenizerBase,
-        split: str,
-    ) -> list[Encoded]:
-        refused_to = Path(args.output_dir) / "refused" / f"{split}.jsonl" if args.process_index == 0 else None
-        listed = list(rows)
-        if not listed or not isinstance(listed[0], Row):
-            loaded = load_rows(cast(Any, listed), max_refused=args.max_refused, refused_to=refused_to)
-            listed, self.refused = cast("list[Row | Mapping[str, Any]]", loaded.rows), self.refused + loaded.refused
-        typed = cast("list[Row]", listed)
-        if args.domains is not None:
-            typed = [row for row in typed if row.domain in args.domains]
-        encoded, refused = encode_rows(typed, tokenizer, args.max_length, args.max_refused, refused_to)
-        self.refused += refused
-        return encoded
 
     def get_train_dataloader(self) -> DataLoader[Any]:
         """Micro-batches of whole isomer sets."""
@@ -196,6 +185,7 @@ class DistillTrainer(ResumableTrainer):
             resume_from_checkpoint = str(found)
         with StopOnSignal(self) as stop, ExitStack() as self._engine:
             result = super().train(resume_from_checkpoint=resume_from_checkpoint or None, **kwargs)
+            write_weighted_traces(self)
         if stop.asked and self.state.global_step < self.state.max_steps:
             raise KeyboardInterrupt(
                 f"Stopped after step {self.state.global_step} of {self.state.max_steps}; the checkpoint is in "
@@ -240,6 +230,7 @@ class DistillTrainer(ResumableTrainer):
             self._engine.callback(self.__dict__.pop, name, None)
         self.student = open_student(self.model, self.gradients, self.args, self.segmented, self._engine)
         self.replay = StepReplay(self)
+        self.preparation = Preparation(self, self.scorer)
         return prepared
 
     def _get_num_items_in_batch(self, batch_samples: list[Any], device: torch.device) -> Tensor:
@@ -257,10 +248,14 @@ class DistillTrainer(ResumableTrainer):
 
     def get_batch_samples(self, epoch_iterator: Any, num_batches: int, device: torch.device) -> tuple[list[Any], Any]:
         """The micro-batches of the next optimizer step and its trained tokens, shown to what sees them again."""
-        batches, counts = super().get_batch_samples(epoch_iterator, num_batches, device)
-        if batches:
-            self.replay.begin(batches, counts)
-            self.term.begin(batches, counts)
+        batches = list(islice(epoch_iterator, num_batches))
+        if not batches:
+            return [], None
+        batches = self.preparation(batches)
+        self._record(self.preparation.take_metrics())
+        counts = self._get_num_items_in_batch(batches, device)
+        self.replay.begin(batches, counts)
+        self.term.begin(batches, counts)
         return batches, counts
 
     def training_step(self, model: nn.Module, inputs: dict[str, Tensor], num_items_in_batch: Any = None) -> Tensor:
