@@ -187,6 +187,9 @@ class Recipe:
         baseline: method trained beside it from the same start, for the paired difference; null trains none.
         objective: slot; null takes the preset's.
         alignment: slot; null takes the preset's.
+        guard: slot: what protects the skills of earlier stages; null is none.
+        stages: distillations in sequence on one student, each a ``name`` and the keys in which it differs from the
+            recipe; null is one distillation.
         rewrite: settings of ``pipeline.rewrite.Rewrite``, for `isodistill isomers rewrite` alone.
         teach: settings of ``teachers.settings.Teach``; null learns from the completions of the problems.
         lora: arguments of ``peft.LoraConfig``.
@@ -207,6 +210,8 @@ class Recipe:
     baseline: str | None = "erm"
     objective: dict[str, Any] | None = None
     alignment: dict[str, Any] | None = None
+    guard: dict[str, Any] | None = None
+    stages: list[dict[str, Any]] | None = None
     teach: dict[str, Any] | None = None
     rewrite: dict[str, Any] | None = None
     isomers: Isomers = field(default_factory=Isomers)

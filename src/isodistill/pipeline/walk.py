@@ -16,11 +16,12 @@ from isodistill.evaluation.records import PredictionLog, Record, Stage
 from isodistill.evaluation.results import compare, comparison_json, json_text
 from isodistill.pipeline.problems import check_askable, make_problems
 from isodistill.pipeline.ranks import is_main, wait_for_all
+from isodistill.pipeline.stages import STAGES, run_stages, train_stages
 from isodistill.pipeline.stamps import Stamps, share_step
 from isodistill.pipeline.steps import evaluate_student, train_student, write_recipe, write_results
 from isodistill.pipeline.teach import plan_in_words, summary_lines, teach_rows
 from isodistill.recipe import Recipe
-from isodistill.report import write_model_card, write_report
+from isodistill.report import write_model_card, write_report, write_stage_report
 
 __all__ = ["BASELINE", "evaluate_run", "read_results", "report_runs", "run_recipe", "teach_run", "train_run"]
 
@@ -41,6 +42,8 @@ def run_recipe(recipe: Recipe, folder: Path, command: str) -> Path:
     Returns:
         The path of ``report.html``.
     """
+    if recipe.stages is not None:
+        return run_stages(recipe, folder, command)
     runs, donor = {folder: recipe}, None
     if recipe.baseline is not None and recipe.baseline != recipe.method:
         donor = folder / BASELINE
@@ -73,6 +76,9 @@ def report_runs(folder: Path, baseline: Path | None, out: Path, command: str) ->
     Raises:
         UserError: a folder holds no evaluated run, or the two did not answer the same problems.
     """
+    if (folder / STAGES).exists():
+        write_stage_report(folder, command=command, out=out)
+        return out
     if baseline is None and (folder / BASELINE / "results.json").exists():
         baseline = folder / BASELINE
     results = [read_results(path) for path in (baseline, folder) if path is not None]
@@ -83,6 +89,9 @@ def report_runs(folder: Path, baseline: Path | None, out: Path, command: str) ->
 
 def train_run(recipe: Recipe, folder: Path) -> None:
     """Problems, traces and training of one run folder, by one process or by all of a launch."""
+    if recipe.stages is not None:
+        train_stages(recipe, folder)
+        return
     if is_main():
         stamps = _begin(recipe, folder)
         if recipe.teach is not None:

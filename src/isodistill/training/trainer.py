@@ -32,11 +32,12 @@ from isodistill.training.callbacks import MetricsFile, QuietProgress, SamplerEpo
 from isodistill.training.checkpoint import newest_checkpoint
 from isodistill.training.config import DistillConfig
 from isodistill.training.forward import Student, open_student, token_counts, trained_tokens
+from isodistill.training.guarding import Guarding
 from isodistill.training.interrupt import StopOnSignal
 from isodistill.training.needs import takes_segments
 from isodistill.training.replay import StepReplay
 from isodistill.training.resumable import ResumableTrainer
-from isodistill.training.slots import fill_slots
+from isodistill.training.slots import fill_guard, fill_slots
 from isodistill.training.teaching import LiveTeacher, TeacherModel, teacher_obstacles
 
 __all__ = ["DEFAULT_LORA", "DistillTrainer"]
@@ -99,7 +100,9 @@ class DistillTrainer(ResumableTrainer):
         self.domains = args.domains or sorted({e.domain for e in encoded})
         longest = max(len(e.input_ids) for e in encoded)
         who = (args.method, processing_class, teacher_processing_class, longest)
+        guard, guard_name = fill_guard(args.guard)
         obstacles = teacher_obstacles(self.objective, teacher_model, model, *who)
+        obstacles += guard.obstacles(model, self.alignment)
         self.segmented = takes_segments(model, args, self.alignment, self.domains, obstacles)
         args.per_device_train_batch_size = args.sets_per_batch * len(self.domains)
         collator = functools.partial(collate, domains=self.domains, pad_id=processing_class.pad_token_id)
@@ -114,6 +117,7 @@ class DistillTrainer(ResumableTrainer):
             callbacks=callbacks,
         )
         self.loss_is_scaled_for_ga = True
+        self.guarding = Guarding(self, guard, guard_name, args.guard_state)
         self.teacher: LiveTeacher | None = None
         if teacher_model is not None:
             self.teacher = LiveTeacher(teacher_model, self.model, args.compute_dtype, args.device)
@@ -312,6 +316,7 @@ class DistillTrainer(ResumableTrainer):
             student, extra = self.replay.forward(inputs, positions)
             teacher = None if self.teacher is None else self.teacher(inputs, positions)
             losses, token_weights = self.objective.token_losses(student, tokens, teacher)
+            losses = losses + self.guarding.token_losses(inputs, positions, tokens, student)
         loss = (losses * weights.to(losses)[tokens.domains] * token_weights).sum() + extra
         loss.backward()
         sums = torch.zeros(2, len(self.domains), dtype=torch.float64, device=losses.device)
@@ -337,7 +342,7 @@ class DistillTrainer(ResumableTrainer):
         else:
             self._skips = 0
             rows = present if self.alignment.needs_domain_gradients else torch.ones(1, dtype=torch.bool)
-            metrics = self.alignment.update(self.gradients, rows)
+            metrics = self.alignment.update(self.gradients, rows) | self.guarding.after_backward()
             self._record(agreed(metrics, self.args, self.state.global_step + 1))
 
     def _skip(self, trouble: str) -> None:
@@ -357,7 +362,8 @@ class DistillTrainer(ResumableTrainer):
 
     def _after_step(self, optimizer: torch.optim.Optimizer) -> None:
         if not self._skips:
-            self._record(agreed(self.alignment.after_step(optimizer), self.args, self.state.global_step + 1))
+            metrics = self.alignment.after_step(optimizer) | self.guarding.guard.after_step()
+            self._record(agreed(metrics, self.args, self.state.global_step + 1))
 
     # ---- logs ----
 
@@ -373,12 +379,8 @@ class DistillTrainer(ResumableTrainer):
             seconds, new = now - self._logged_time, tokens - self._logged_tokens
             logs = logs | {name: value / steps for name, value in self._extra.items()}
             logs |= {"tokens": tokens, "seconds": seconds, "tokens_per_second": new / seconds}
-            self._extra, self._logged_step, self._logged_time, self._logged_tokens = (
-                {},
-                self.state.global_step,
-                now,
-                tokens,
-            )
+            self._extra, self._logged_step = {}, self.state.global_step
+            self._logged_time, self._logged_tokens = now, tokens
         super().log(logs, start_time)
 
     # ---- evaluation loss ----
