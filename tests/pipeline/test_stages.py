@@ -13,7 +13,8 @@ from peft import PeftModel
 from transformers import AutoModelForCausalLM
 
 from isodistill.errors import UserError
-from isodistill.pipeline import report_runs, run_recipe, train_run
+from isodistill.models.stacked import stack_adapters
+from isodistill.pipeline import Plan, compare_methods, evaluate_run, report_runs, run_recipe, train_run
 from isodistill.pipeline import stages as stages_module
 from isodistill.pipeline.stages import stage_recipes
 from isodistill.recipe import Recipe, load_recipe
@@ -147,6 +148,15 @@ def test_o_lora_grows_the_adapter_and_keeps_the_earlier_ones(tmp_path: Path) -> 
         assert torch.equal(whole[name][:, :4] if "lora_B" in name else whole[name][:4], old)
 
 
+def test_adapters_of_other_scales_are_not_stacked(finished_stages: Path, tmp_path: Path) -> None:
+    for name in ("below", "above"):
+        shutil.copytree(finished_stages / "stages" / NAMES[0] / "student", tmp_path / name)
+    config = tmp_path / "below" / "adapter_config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"lora_alpha": 64}))
+    with pytest.raises(UserError, match=r"64 / 2 and 4 / 2"):
+        stack_adapters(tmp_path / "below", tmp_path / "above")
+
+
 def test_the_page_shows_the_matrix_and_the_drift(finished_stages: Path, tmp_path: Path) -> None:
     page = (finished_stages / "report.html").read_text()
     for words in ("3 stages under the guard l2", "Who knows what, when", "What drifted", "ACC", "BWT", "2-inclusion"):
@@ -170,6 +180,15 @@ def test_the_page_shows_the_matrix_and_the_drift(finished_stages: Path, tmp_path
 def test_stages_that_cannot_be_are_refused(stages: list[dict[str, Any]], message: str) -> None:
     with pytest.raises(UserError, match=message):
         stage_recipes(staged(stages))
+
+
+def test_a_guard_without_stages_and_stages_without_their_verb_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="The guard ewc protects what earlier stages taught, and the recipe has no"):
+        run_recipe(recipe_of(guard={"name": "ewc"}), tmp_path / "one", COMMAND)
+    with pytest.raises(UserError, match="compare trains single distillations"):
+        compare_methods(staged(), Plan(["iga"], [0]), tmp_path / "two", COMMAND)
+    with pytest.raises(UserError, match="works on one distillation"):
+        evaluate_run(staged(), tmp_path / "three")
 
 
 def test_a_stage_without_rows_is_named_before_any_training(tmp_path: Path) -> None:

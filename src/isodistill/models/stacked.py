@@ -29,8 +29,8 @@ def stack_adapters(below: Path, folder: Path) -> None:
     special = [key for config in configs for key in ("use_rslora", "rank_pattern", "alpha_pattern") if config.get(key)]
     if tensors[0].keys() != tensors[1].keys() or alpha[0] * r[1] != alpha[1] * r[0] or special:
         raise UserError(
-            f"The adapters in {below} and {folder} cannot be one: they need the same layers, no rslora and no pattern of "
-            f"ranks, and one scale lora_alpha / r; here it is {alpha[0]} / {r[0]} and {alpha[1]} / {r[1]}."
+            f"The adapters in {below} and {folder} cannot be one: they need the same layers, no rslora and no pattern "
+            f"of ranks, and one scale lora_alpha / r; here it is {alpha[0]} / {r[0]} and {alpha[1]} / {r[1]}."
         )
     first, second = tensors
     # A (r, n) below each other, B (m, r) side by side.

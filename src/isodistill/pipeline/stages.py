@@ -56,10 +56,13 @@ def run_stages(recipe: Recipe, folder: Path, command: str) -> Path:
     return folder / "report.html"
 
 
-def train_stages(recipe: Recipe, folder: Path) -> None:
+def train_stages(recipe: Recipe, folder: Path) -> Path:
     """Problems, traces and training of all stages, by one process or by all of a launch.
 
     The problems of all stages are made before any of them is trained.
+
+    Returns:
+        Where the student of the last stage lies.
 
     Raises:
         UserError: a stage has no rows, is repeated, or sets a key of the whole run; and what the steps raise.
@@ -74,6 +77,7 @@ def train_stages(recipe: Recipe, folder: Path) -> None:
         path = folder / "stages" / name
         train_student(stage, path, Stamps(path), earlier)
         earlier = path
+    return path / "student"
 
 
 def stage_recipes(recipe: Recipe) -> dict[str, Recipe]:
@@ -125,6 +129,8 @@ def _prepare(recipe: Recipe, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"The run folder {folder} cannot be made: {error}. Choose another one with --out.") from error
+    for left in folder.glob("**/.*.tmp"):  # by a killed run
+        left.unlink()
     write_recipe(recipe, folder)
     stages = stage_recipes(recipe)
     for name, stage in stages.items():

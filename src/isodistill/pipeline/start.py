@@ -7,6 +7,7 @@ from pathlib import Path
 from peft import LoraConfig, PeftModel
 from transformers import PreTrainedModel
 
+from isodistill.models.load import add_lora
 from isodistill.recipe import Recipe
 from isodistill.training.slots import fill_guard
 
@@ -28,5 +29,7 @@ def start_of(
         return base, lora
     if not fill_guard(recipe.guard)[0].fresh_adapter:
         return PeftModel.from_pretrained(base, earlier / "student", is_trainable=True), None
-    merged: PreTrainedModel = PeftModel.from_pretrained(base, earlier / "student").merge_and_unload()
-    return merged, lora
+    student = PeftModel.from_pretrained(base, earlier / "student")
+    n_stages = student.peft_config["default"].r // lora.r
+    # Another seed in every stage: from the same one, A would begin in the subspace of the earlier A.
+    return add_lora(student.merge_and_unload(), lora, recipe.seed + n_stages), None

@@ -22,6 +22,7 @@ from isodistill.pipeline.steps import evaluate_student, train_student, write_rec
 from isodistill.pipeline.teach import plan_in_words, summary_lines, teach_rows
 from isodistill.recipe import Recipe
 from isodistill.report import write_model_card, write_report, write_stage_report
+from isodistill.training.slots import fill_guard
 
 __all__ = ["BASELINE", "evaluate_run", "read_results", "report_runs", "run_recipe", "teach_run", "train_run"]
 
@@ -87,17 +88,21 @@ def report_runs(folder: Path, baseline: Path | None, out: Path, command: str) ->
     return out
 
 
-def train_run(recipe: Recipe, folder: Path) -> None:
-    """Problems, traces and training of one run folder, by one process or by all of a launch."""
+def train_run(recipe: Recipe, folder: Path) -> Path:
+    """Problems, traces and training of one run folder, or of all its stages, by one process or by all of a launch.
+
+    Returns:
+        Where the student lies.
+    """
     if recipe.stages is not None:
-        train_stages(recipe, folder)
-        return
+        return train_stages(recipe, folder)
     if is_main():
         stamps = _begin(recipe, folder)
         if recipe.teach is not None:
             teach_rows(recipe, folder, stamps)
     wait_for_all()
     train_student(recipe, folder, Stamps(folder))
+    return folder / "student"
 
 
 def teach_run(recipe: Recipe, folder: Path, *, dry: bool) -> list[str]:
@@ -123,6 +128,7 @@ def teach_run(recipe: Recipe, folder: Path, *, dry: bool) -> list[str]:
 
 def evaluate_run(recipe: Recipe, folder: Path, donor: Path | None = None) -> None:
     """Answers before and after training."""
+    _require_single(recipe)
     write_recipe(recipe, folder)
     stamps = Stamps(folder)
     if recipe.evaluate.before:
@@ -132,6 +138,7 @@ def evaluate_run(recipe: Recipe, folder: Path, donor: Path | None = None) -> Non
 
 def _begin(recipe: Recipe, folder: Path) -> Stamps:
     """The run folder with its recipe and problems."""
+    _require_single(recipe)
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -142,6 +149,21 @@ def _begin(recipe: Recipe, folder: Path) -> Stamps:
     stamps = Stamps(folder)
     make_problems(recipe, folder, stamps)
     return stamps
+
+
+def _require_single(recipe: Recipe) -> None:
+    """Refuse stages where one distillation is meant, and a guard where there are none."""
+    if recipe.stages is not None:
+        raise UserError(
+            "This verb works on one distillation, and the recipe has stages: `isodistill run` does all of them, and "
+            "RUN/stages/N-NAME is a run folder of its own."
+        )
+    guard, name = fill_guard(recipe.guard)
+    if name != "none" and getattr(guard, "mode", "") != "monitor":
+        raise UserError(
+            f"The guard {name} protects what earlier stages taught, and the recipe has no stages; leave guard out, or "
+            "give stages."
+        )
 
 
 def _compare(folder: Path, donor: Path | None, results: list[dict[str, Any]], target: Path) -> None:
