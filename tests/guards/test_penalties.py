@@ -160,7 +160,7 @@ def test_o_lora_adds_the_gradient_of_the_dense_overlap(make_stage: Callable[...,
         penalty = 0.5 * overlap + 0.3 * (A.square().sum().sqrt() + B.square().sum().sqrt())
         for p, g in zip((layer.A, layer.B), torch.autograd.grad(penalty, (A, B)), strict=True):
             torch.testing.assert_close(p.grad.double(), g, rtol=1e-4, atol=1e-5)
-        total += float(overlap)
+        total += float(overlap.detach())
     assert told["guard/overlap"] == pytest.approx(total, rel=1e-5)
     assert guard.carried()[f"A/{layers[0].name}"].shape == (8, layers[0].A.shape[1])
 

@@ -162,7 +162,7 @@ def test_frozen_nodes_keep_their_bits_and_the_others_go_on(make_stage: MakeStage
 
 
 def test_bands_give_small_drifts_their_old_weights_back(make_stage: MakeStage) -> None:
-    guard = {"name": "angular", "mode": "bands", "lower": 0.02, "threshold": 0.3, "every": 1}
+    guard = {"name": "angular", "mode": "bands", "lower": 0.1, "threshold": 1.0, "every": 1}
     first = finish(make_stage("first", guard))
     trainer = make_stage("second", guard, first, task=1)
     start = adapter(trainer)
@@ -180,19 +180,20 @@ def test_bands_give_small_drifts_their_old_weights_back(make_stage: MakeStage) -
 
 
 def test_damping_takes_a_share_of_the_step(make_stage: MakeStage) -> None:
-    """Every row is frozen from the second step on, so that step is a quarter of what it would be."""
+    """The first step warms up and moves nothing, the second freezes every row, and the third is a quarter."""
     found = {}
     for damp in (0.25, 1.0):
         guard = {**FREEZE, "threshold": 0.0, "damp": damp, "freeze_shared": False}
         first = finish(make_stage("first", guard))
-        trainer = make_stage("second", guard, first, task=1, max_steps=2, max_grad_norm=0.0)
+        trainer = make_stage("second", guard, first, task=1, max_steps=3, max_grad_norm=0.0)
         watch = Watch(trainer)
         trainer.add_callback(watch)
         trainer.train()
         found[damp] = [seen for seen, _ in watch.seen]
     for name in (n for n in found[1.0][0] if "lora_B" in n):
-        whole = found[1.0][1][name] - found[1.0][0][name]
-        torch.testing.assert_close(found[0.25][1][name] - found[0.25][0][name], 0.25 * whole, rtol=1e-3, atol=1e-6)
+        whole = found[1.0][2][name] - found[1.0][1][name]
+        torch.testing.assert_close(found[0.25][2][name] - found[0.25][1][name], 0.25 * whole, rtol=1e-3, atol=1e-6)
+        assert float(whole.abs().max()) > 1e-4
 
 
 def test_iga_in_the_tangent_space_cannot_lose_a_factor(make_stage: MakeStage) -> None:

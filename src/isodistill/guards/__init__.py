@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from isodistill.guards.angular import Angular
 from isodistill.guards.base import Guard, NoGuard, StageEnd
-from isodistill.guards.drift import drift_summary, node_groups
+from isodistill.guards.drift import Nodes, drift_summary, node_groups
 from isodistill.guards.ewc import EWC
 from isodistill.guards.l2 import L2
 from isodistill.guards.lwf import LwF
@@ -23,6 +23,7 @@ __all__ = [
     "Guard",
     "LwF",
     "NoGuard",
+    "Nodes",
     "OLoRA",
     "Replay",
     "StageEnd",

@@ -104,7 +104,7 @@ def _records(folder: Path, split: str) -> list[Record]:
 
 def _cost(stage: Path) -> dict[str, Any]:
     """What a stage took: training, the guard's work at its end, and the adapter that it left."""
-    train = json.loads((stage / "train.json").read_text(encoding="utf-8"))
+    train: dict[str, Any] = json.loads((stage / "train.json").read_text(encoding="utf-8"))
     with safe_open(stage / "student" / "adapter_model.safetensors", framework="pt") as file:
         sizes = [file.get_slice(name).get_shape() for name in file.keys()]  # noqa: SIM118
     guard = json.loads((stage / "guard" / "drift.json").read_text(encoding="utf-8"))

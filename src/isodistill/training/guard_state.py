@@ -59,7 +59,7 @@ def read_guard_state(folder: Path, guard: str, model: nn.Module, *, fresh_adapte
     """
     try:
         about = json.loads((folder / FILES[1]).read_text(encoding="utf-8"))
-        tensors = load_file(folder / FILES[0])
+        tensors: dict[str, Tensor] = load_file(folder / FILES[0])
         known, name = about["student"], about["guard"]
     except FileNotFoundError:
         raise UserError(f"{folder} holds no guard state; the stage before this one writes it when it ends.") from None

@@ -16,7 +16,7 @@ from torch import Tensor
 from isodistill.data.collate import collate
 from isodistill.data.encode import Encoded
 from isodistill.data.files import write_lines
-from isodistill.guards import Guard, drift_summary, node_groups
+from isodistill.guards import Guard, Nodes, drift_summary, node_groups
 from isodistill.guards.ranks import summed
 from isodistill.models.lora import DomainGradients
 from isodistill.objectives import CrossEntropy, StudentOutput, TrainedTokens
@@ -117,10 +117,10 @@ class Guarding:
         seconds = time.perf_counter() - began
         if self.trainer.args.process_index != 0:
             return
-        nodes = getattr(self.guard, "nodes", "rows")
+        nodes: Nodes = getattr(self.guard, "nodes", "rows")
         reference = {id(p): self.guard.reference[name] for name, p in self.guard.parameters.items()}
         drift = drift_summary(node_groups(self.trainer.model, nodes), reference)
-        options = asdict(cast(Any, self.guard)) if is_dataclass(self.guard) else {}
+        options: dict[str, Any] = asdict(cast(Any, self.guard)) if is_dataclass(self.guard) else {}
         about = {"guard": self.name, "options": options, "student": fingerprint(self.trainer.model)}
         write_guard_state(folder, self.guard.carried(), about)
         told = {"nodes": nodes, "drift": drift, "decided": decided, "end_seconds": round(seconds, 3)}
@@ -151,8 +151,8 @@ class Guarding:
                     out = student(batch, positions)
                     if sampled:
                         tokens = replace(tokens, targets=_drawn(out, args.seed + index))
-                    losses, _ = CrossEntropy().token_losses(out, tokens)
-                losses.sum().backward()
+                    loss = CrossEntropy().token_losses(out, tokens)[0].sum()
+                loss.backward()
                 if not trainer.segmented:
                     gradients.fold(0)
                 yield {name: view[0] for name, view in gradients.views.items()}
