@@ -2,9 +2,9 @@
 
     python studies/drift_stages.py --data FOLDER
 
-Each run is examples/stages.yaml with another guard, order and seed; a finished run is a line of
-docs/results/drift-stages-runs.jsonl and is not done again. From these lines the records of docs/results/drift.json and
-a section of docs/results/drift.md are made. ``--runs 0`` only writes these.
+Each run is examples/stages.yaml with these tasks, fewer rows, and another guard, order and seed; a finished run is a
+line of docs/results/drift-stages-runs.jsonl and is not done again. From these lines the records of
+docs/results/drift.json and a section of docs/results/drift.md are made. ``--runs 0`` only writes these.
 """
 
 from __future__ import annotations
@@ -71,10 +71,9 @@ def main() -> None:
 
 
 def arithmetic(data: Path) -> list[Run]:
-    """Traces of GPT-3.5 with the right answer on word problems of one or two steps."""
-    return [
-        row(item) for item in _items(data / "traces" / "gpt35_arithmetic" / "all.jsonl.gz") if item["meta"]["correct"]
-    ]
+    """Traces of GPT-3.5 with the right answer and at most 40 words."""
+    traces = _items(data / "traces" / "gpt35_arithmetic" / "all.jsonl.gz")
+    return [row(item) for item in traces if item["meta"]["correct"] and len(item["rationale"].split()) <= 40]
 
 
 def letters(data: Path) -> list[Run]:
@@ -106,7 +105,10 @@ def row(item: Run) -> Run:
 def one_run(recipe: Recipe, seed: int, order: str, guard: str, out: Path) -> Run:
     """One staged run; the line of the record."""
     stages = [{"name": task, "problems": str(DATA / f"{task}.jsonl")} for task in ORDERS[order]]
+    train = recipe.train | {"steps": 24, "sets_per_batch": 4, "save_steps": 24}
+    evaluate = replace(recipe.evaluate, max_sets=30, max_new_tokens=72)
     recipe = replace(recipe, seed=seed, guard=GUARDS[guard], stages=stages, split=Split(valid=0.0))
+    recipe = replace(recipe, train=train, evaluate=evaluate)
     place = out / f"{order.partition(' ')[0]}-{seed}"
     folder = place / guard
     if guard != "none" and not folder.exists():

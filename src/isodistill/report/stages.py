@@ -117,7 +117,7 @@ def _drift_figure(content: Mapping[str, Any], stage: str, i: int) -> Figure:
     kinds: dict[str, tuple[list[float], list[float]]] = {}
     for name, numbers in content["drift"][stage]["layers"].items():
         depth = re.search(r"\d+", name)
-        steps, values = kinds.setdefault(name.rpartition(".")[2], ([], []))
+        steps, values = kinds.setdefault(name.rpartition(".")[2].removesuffix("_proj"), ([], []))
         steps.append(float(depth[0]) if depth else 0.0)
         values.append(numbers["mean"])
     title = f"Drift in stage {stage}"
