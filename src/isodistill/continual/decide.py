@@ -102,5 +102,5 @@ class SplitRule:
         if self.norm_guard is None:
             return torch.zeros(len(old), dtype=torch.bool)
         then, now = (torch.linalg.vector_norm(x.double(), dim=1) for x in (old, new))
-        rescaled: Tensor = (now.log() - then.log()).abs() > self.norm_guard
-        return rescaled & ((then > 0) | (now > 0))
+        rescaled: Tensor = ((now.log() - then.log()).abs() > self.norm_guard) & ((then > 0) | (now > 0))
+        return rescaled
