@@ -296,7 +296,7 @@ def table(records: list[Run]) -> str:
             continue
         lines += [
             "",
-            f"### {label[0].upper()}{label[1:]}",
+            f"#### {label[0].upper()}{label[1:]}",
             "",
             "| method | ACC | BWT | forgetting | growth | ACC above l2 by | ACC above fine-tuning by |",
             "| --- | ---: | ---: | ---: | ---: | ---: | ---: |",

@@ -166,7 +166,7 @@ def report(runs: list[Run]) -> None:
             for metric in METRICS
         }
         records += made.values()
-        lines += ["", f"### {', '.join(tasks)}", "", *_table(found, made, tasks)]
+        lines += ["", f"#### {', '.join(tasks)}", "", *_table(found, made, tasks)]
     drift_page.write(RESULTS, NAME, records, "\n".join(lines).strip())
 
 
