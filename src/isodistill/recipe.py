@@ -191,6 +191,9 @@ class Recipe:
         objective: slot; null takes the preset's.
         alignment: slot; null takes the preset's.
         term: slot; null takes the preset's, which is mostly none.
+        guard: slot: what protects the skills of earlier stages; null is none.
+        stages: distillations in sequence on one student, each a ``name`` and the keys in which it differs from the
+            recipe; null is one distillation.
         rewrite: settings of ``pipeline.rewrite.Rewrite``, for `isodistill isomers rewrite` alone.
         teach: settings of ``teachers.settings.Teach``; null learns from the completions of the problems.
         lora: arguments of ``peft.LoraConfig``.
@@ -213,6 +216,8 @@ class Recipe:
     objective: dict[str, Any] | None = None
     alignment: dict[str, Any] | None = None
     term: dict[str, Any] | None = None
+    guard: dict[str, Any] | None = None
+    stages: list[dict[str, Any]] | None = None
     teach: dict[str, Any] | None = None
     rewrite: dict[str, Any] | None = None
     isomers: Isomers = field(default_factory=Isomers)

@@ -60,6 +60,7 @@ def commands(block: Block) -> list[str]:
 def in_small(command: str) -> str:
     command = LAB.sub(lambda found: found[0] + SMALL_LAB, command.replace("studies/lab.py", "studies/lab.py --runs 1"))
     command = command.replace("studies/drift.py", "studies/drift.py --runs 0")  # writes the tables from the records
+    command = command.replace("studies/drift_stages.py", "studies/drift_stages.py --runs 0")
     command = command.replace("studies/ecif.py", "studies/ecif.py --runs 0")
     command = command.replace("studies/vcrd.py", "studies/vcrd.py --runs 0")
     command = command.replace("studies/traces.py", "studies/traces.py --seeds 0")

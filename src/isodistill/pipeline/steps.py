@@ -29,18 +29,21 @@ from isodistill.evaluation.records import PredictionLog, Stage
 from isodistill.evaluation.results import json_text, split_results
 from isodistill.models.device import choose_placement
 from isodistill.models.load import SMOLLM2, Student, load_student
+from isodistill.models.stacked import stack_adapters
 from isodistill.models.tiny import TINY, make_tiny_student
 from isodistill.objectives import LabelMultitask
 from isodistill.pipeline.problems import answered_splits, learned_file, read_split
 from isodistill.pipeline.ranks import is_main
 from isodistill.pipeline.stamps import Stamps, digest, files_under
+from isodistill.pipeline.start import start_of
 from isodistill.pipeline.teachers import training_scorer, training_teacher
 from isodistill.recipe import Recipe, dump_recipe, parse_recipe, typed
 from isodistill.teachers.settings import parse_teach
 from isodistill.training import DistillConfig, DistillTrainer
-from isodistill.training.slots import fill_slots
+from isodistill.training.guard_state import FILES
+from isodistill.training.slots import fill_guard, fill_slots
 
-__all__ = ["evaluate_student", "open_trained", "resolved", "train_student", "write_results"]
+__all__ = ["evaluate_student", "name_of", "open_trained", "resolved", "train_student", "write_results"]
 
 _BOOKKEEPING = ("report_to", "run_name", "save_steps", "save_total_limit", "logging_steps", "disable_tqdm")
 """Keys of ``train`` that change nothing about the student; another value does not train it anew."""
@@ -51,6 +54,9 @@ def resolved(recipe: Recipe) -> dict[str, Any]:
     """The recipe as a plain mapping with its slots filled, every default written out."""
     *parts, slots = fill_slots(recipe.method, recipe.objective, recipe.alignment, recipe.term)
     tree = asdict(recipe)
+    if recipe.guard is not None:
+        guard, name = fill_guard(recipe.guard)
+        tree["guard"] = {"name": name, **(asdict(cast(Any, guard)) if is_dataclass(guard) else {})}
     for slot, part in zip(("objective", "alignment", "term"), parts, strict=True):
         if part is not None:
             options: dict[str, Any] = asdict(cast(Any, part)) if is_dataclass(part) else {}
@@ -61,10 +67,17 @@ def resolved(recipe: Recipe) -> dict[str, Any]:
     return tree
 
 
-def train_student(recipe: Recipe, folder: Path, stamps: Stamps) -> None:
-    """Train and save ``student/``; an interrupted training goes on from its newest checkpoint."""
+def train_student(recipe: Recipe, folder: Path, stamps: Stamps, earlier: Path | None = None) -> None:
+    """Train and save ``student/``; an interrupted training goes on from its newest checkpoint.
+
+    Args:
+        recipe: of the run, or of one stage.
+        folder: the run folder; with a guard it also gets ``guard/``, what the next stage needs.
+        stamps: its stamps.
+        earlier: folder of the stage before this one, whose student is trained on.
+    """
     keys = (
-        *("student", "teacher", "teacher_top_k", "lora", "seed", "train", "objective", "alignment", "term"),
+        *("student", "teacher", "teacher_top_k", "lora", "seed", "train", "objective", "alignment", "term", "guard"),
         "max_refused",
     )
     tree = resolved(recipe)
@@ -72,18 +85,22 @@ def train_student(recipe: Recipe, folder: Path, stamps: Stamps) -> None:
     files = [learned, *files_under(Path(recipe.student))]
     files += files_under(Path(recipe.teacher)) if recipe.teacher else []
     tree["train"] = {key: value for key, value in tree["train"].items() if key not in _BOOKKEEPING}
+    if earlier is not None:
+        files += [earlier / "student" / "adapter_model.safetensors", *(earlier / "guard" / name for name in FILES)]
     inputs = digest({key: tree[key] for key in keys}, files)
 
     def clear() -> None:
-        for name in ("student", "checkpoints", "validity"):
+        for name in ("student", "checkpoints", "validity", "guard"):
             if (folder / name).exists():
                 shutil.rmtree(folder / name)
         for name in ("metrics.jsonl", "train.json", "refused/train.jsonl"):
             (folder / name).unlink(missing_ok=True)
 
     def do() -> None:
-        config, lora = _config(recipe, folder), _lora(recipe)
+        config = _config(recipe, folder)
         student = _student(recipe, folder)
+        model, lora = start_of(recipe, student.model, _lora(recipe), earlier)
+        config.guard_state = None if earlier is None else str(earlier / "guard")
         config.max_length = min(config.max_length, student.context)
         print(f"Training {recipe.method} on {config.placement}", flush=True)
         rows = load_rows(learned, max_refused=0).rows
@@ -91,7 +108,7 @@ def train_student(recipe: Recipe, folder: Path, stamps: Stamps) -> None:
         asked = student.tokenizer, [*rows, *(held_rows or [])], config, student.model.config.vocab_size
         teacher, teacher_tokenizer = training_teacher(recipe, folder, *asked)
         trainer = DistillTrainer(
-            student.model,
+            model,
             args=config,
             train_dataset=rows,
             eval_dataset=held_rows,
@@ -109,8 +126,12 @@ def train_student(recipe: Recipe, folder: Path, stamps: Stamps) -> None:
         _list_refused(refused, folder / "refused" / "train.jsonl", "rows or sets are not trained on")
         has_checkpoint = any((folder / "checkpoints").glob("checkpoint-*"))
         trainer.train(resume_from_checkpoint=has_checkpoint)
+        if recipe.guard is not None:
+            trainer.guarding.end_stage(folder / "guard")
         trainer.save_model(str(folder / "student"))
         if is_main():
+            if earlier is not None and trainer.guarding.guard.fresh_adapter:
+                stack_adapters(earlier / "student", folder / "student")
             write_lines(folder / "train.json", [json.dumps(_cost(folder, trainer.state.global_step))])
 
     stamps.step("train", inputs, clear=clear, do=do, together=True)
@@ -195,7 +216,7 @@ def write_results(recipe: Recipe, folder: Path) -> dict[str, Any]:
         "recipe_hash": digest(tree),
         "method": recipe.method,
         "tier": _tier(recipe),
-        "student": _name_of(recipe.student),
+        "student": name_of(recipe.student),
         "seed": recipe.seed,
         "seed_hparam": recipe.seed_hparam,
         "splits": by_stage["after"],
@@ -258,7 +279,8 @@ def _answering(recipe: Recipe, folder: Path, student: Student, stage: Stage) -> 
     return model.to(placement.device, placement.compute_dtype).eval()
 
 
-def _name_of(student: str) -> str:
+def name_of(student: str) -> str:
+    """What results print."""
     names = {SMOLLM2: "SmolLM2-135M-Instruct, dequantised from Q4_1", TINY: "tiny, made on the spot"}
     return names.get(student, student)
 
@@ -280,6 +302,7 @@ def _config(recipe: Recipe, folder: Path) -> DistillConfig:
             objective=recipe.objective,
             alignment=recipe.alignment,
             term=recipe.term,
+            guard=recipe.guard,
             max_refused=recipe.max_refused,
             seed=recipe.seed,
             **given,

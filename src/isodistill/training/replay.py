@@ -34,6 +34,7 @@ class StepReplay:
 
     def begin(self, batches: Sequence[Any], counts: Tensor) -> None:
         """Take in the step: its micro-batches, and the trained tokens (K,) of each domain."""
+        self.trainer.guarding.begin_step()
         if self.penalty is not None or self.trainer.alignment.needs_recompute:
             self.batches = [self.trainer._prepare_inputs(batch) for batch in batches]
             self.counts = counts

@@ -14,14 +14,18 @@ from transformers import Trainer
 
 from isodistill.alignment import Alignment
 from isodistill.training.checkpoint import load_rng, load_state, publish, save_rng, save_state
+from isodistill.training.guarding import Guarding
 
 __all__ = ["ResumableTrainer"]
+
+_GUARD = "guard/"
 
 
 class ResumableTrainer(Trainer):
     """The checkpoint side of ``DistillTrainer``: adapter, optimizer, scheduler, alignment, random states, counters."""
 
     alignment: Alignment
+    guarding: Guarding
 
     @property
     def checkpoints(self) -> Path:
@@ -36,7 +40,9 @@ class ResumableTrainer(Trainer):
         save_rng(unfinished, self.args.process_index)
         if self.args.should_save:
             self.model.save_pretrained(unfinished)
-            save_state(unfinished, self._inner_optimizer(), self.lr_scheduler, self.alignment.state_dict())
+            guard = {f"{_GUARD}{name}": value for name, value in self.guarding.guard.state_dict().items()}
+            method = self.alignment.state_dict() | guard
+            save_state(unfinished, self._inner_optimizer(), self.lr_scheduler, method)
             self.state.save_to_json(str(unfinished / "trainer_state.json"))
         if self.args.world_size > 1:
             dist.barrier()
@@ -49,7 +55,10 @@ class ResumableTrainer(Trainer):
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         if checkpoint is not None:
-            self.alignment.load_state_dict(load_state(Path(checkpoint), self._inner_optimizer(), self.lr_scheduler))
+            method = load_state(Path(checkpoint), self._inner_optimizer(), self.lr_scheduler)
+            guard = {name.removeprefix(_GUARD): method.pop(name) for name in list(method) if name.startswith(_GUARD)}
+            self.alignment.load_state_dict(method)
+            self.guarding.guard.load_state_dict(guard)
 
     def _inner_optimizer(self) -> torch.optim.Optimizer:
         """The torch optimizer inside accelerate's wrapper."""

@@ -9,10 +9,11 @@ from typing import Any, TypeVar
 
 from isodistill.alignment import ALIGNMENTS, Alignment
 from isodistill.errors import UserError
+from isodistill.guards import GUARDS, Guard
 from isodistill.objectives import OBJECTIVES, Objective
 from isodistill.terms import TERMS, IsomerConsistency
 
-__all__ = ["PRESETS", "fill_slots"]
+__all__ = ["PRESETS", "fill_guard", "fill_slots"]
 
 # Cross-entropy under the alignment of the preset's own name.
 _ALIGNED = (
@@ -71,6 +72,18 @@ def fill_slots(
         _build("term", slots["term"], TERMS) if slots["term"] else None,
         {slot: options for slot, options in slots.items() if options},
     )
+
+
+def fill_guard(guard: Mapping[str, Any] | None) -> tuple[Guard, str]:
+    """The guard of a slot, ``none`` where it is empty, and its name.
+
+    Raises:
+        UserError: the slot has no name, a name or option is unknown, or a value is refused.
+    """
+    slot = {"name": "none"} if guard is None else dict(guard)
+    if "name" not in slot:
+        raise UserError(f"The slot guard has options and no name: {slot}. Names: {', '.join(GUARDS)}.")
+    return _build("guard", slot, GUARDS), slot["name"]
 
 
 def _build(slot: str, options: dict[str, Any], known: Mapping[str, Callable[..., T]]) -> T:

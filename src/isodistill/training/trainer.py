@@ -29,6 +29,7 @@ from isodistill.training.callbacks import MetricsFile, QuietProgress, SamplerEpo
 from isodistill.training.checkpoint import newest_checkpoint
 from isodistill.training.config import DistillConfig
 from isodistill.training.forward import Student, open_student, token_counts, trained_tokens
+from isodistill.training.guarding import Guarding
 from isodistill.training.interrupt import StopOnSignal
 from isodistill.training.needs import takes_segments
 from isodistill.training.preparation import Preparation
@@ -36,7 +37,7 @@ from isodistill.training.readers import Readers
 from isodistill.training.replay import StepReplay
 from isodistill.training.resumable import ResumableTrainer
 from isodistill.training.rows import encode_dataset
-from isodistill.training.slots import fill_slots
+from isodistill.training.slots import fill_guard, fill_slots
 from isodistill.training.teaching import TeacherModel, open_teacher, teacher_obstacles
 from isodistill.training.terms import StepTerm, term_obstacles
 from isodistill.training.weighted import write_weighted_traces
@@ -104,8 +105,10 @@ class DistillTrainer(ResumableTrainer):
         encoded, self.rows, self.refused = encode_dataset(train_dataset, *told, "train")
         self.domains = args.domains or sorted({e.domain for e in encoded})
         who = (args.method, processing_class, teacher_processing_class, encoded, scorer)
+        guard, guard_name = fill_guard(args.guard)
         obstacles = teacher_obstacles(self.objective, teacher_model, model, *who)
         obstacles += term_obstacles(term, self.alignment, args, encoded, model)
+        obstacles += guard.obstacles(model, self.alignment)
         self.term = StepTerm(term, len(self.domains), args.world_size)
         self.segmented = takes_segments(model, args, self.alignment, self.domains, obstacles, self.objective)
         args.per_device_train_batch_size = args.sets_per_batch * len(self.domains)
@@ -124,6 +127,7 @@ class DistillTrainer(ResumableTrainer):
             callbacks=callbacks,
         )
         self.loss_is_scaled_for_ga = True
+        self.guarding = Guarding(self, guard, guard_name, args.guard_state)
         self.teacher = open_teacher(teacher_model, self.model, self.objective, args.compute_dtype, args.device)
         self.readers = Readers(
             self.model, processing_class, teacher_model, teacher_processing_class, args.compute_dtype
@@ -313,6 +317,7 @@ class DistillTrainer(ResumableTrainer):
             teacher = None if self.teacher is None else self.teacher(inputs, positions)
             losses, token_weights = self.objective.token_losses(student, tokens, teacher)
             raised = self.term(student, tokens, positions, inputs)
+            losses = losses + self.guarding.token_losses(inputs, positions, tokens, student)
         loss = (losses * weights.to(losses)[tokens.domains] * token_weights).sum() + extra
         (loss + (weights * raised).sum()).backward()
         sums = torch.stack([torch.zeros_like(weights), raised.detach().to(weights)])
@@ -338,7 +343,7 @@ class DistillTrainer(ResumableTrainer):
         else:
             self._skips = 0
             rows = present if self.alignment.needs_domain_gradients else torch.ones(1, dtype=torch.bool)
-            metrics = self.alignment.update(self.gradients, rows)
+            metrics = self.alignment.update(self.gradients, rows) | self.guarding.after_backward()
             self._record(agreed(metrics, self.args, self.state.global_step + 1))
 
     def _skip(self, trouble: str) -> None:
@@ -358,7 +363,8 @@ class DistillTrainer(ResumableTrainer):
 
     def _after_step(self, optimizer: torch.optim.Optimizer) -> None:
         if not self._skips:
-            self._record(agreed(self.alignment.after_step(optimizer), self.args, self.state.global_step + 1))
+            metrics = self.alignment.after_step(optimizer) | self.guarding.guard.after_step()
+            self._record(agreed(metrics, self.args, self.state.global_step + 1))
 
     # ---- logs ----
 
