@@ -187,6 +187,7 @@ class Recipe:
         baseline: method trained beside it from the same start, for the paired difference; null trains none.
         objective: slot; null takes the preset's.
         alignment: slot; null takes the preset's.
+        terms: slot; null takes the preset's.
         rewrite: settings of ``pipeline.rewrite.Rewrite``, for `isodistill isomers rewrite` alone.
         teach: settings of ``teachers.settings.Teach``; null learns from the completions of the problems.
         lora: arguments of ``peft.LoraConfig``.
@@ -207,6 +208,7 @@ class Recipe:
     baseline: str | None = "erm"
     objective: dict[str, Any] | None = None
     alignment: dict[str, Any] | None = None
+    terms: list[dict[str, Any]] | None = None
     teach: dict[str, Any] | None = None
     rewrite: dict[str, Any] | None = None
     isomers: Isomers = field(default_factory=Isomers)

@@ -16,7 +16,7 @@ from isodistill.lab.model import LabModel
 from isodistill.lab.settings import LabSettings
 from isodistill.lab.task import Task
 from isodistill.lab.train import train
-from isodistill.training.slots import fill_slots
+from isodistill.training.slots import fill_slots, fill_terms
 
 __all__ = ["run_lab"]
 
@@ -30,6 +30,8 @@ def run_lab(settings: LabSettings) -> dict[str, Any]:
         UserError: an unknown method or option.
     """
     objective, alignment, slots = fill_slots(settings.method, None, settings.alignment)
+    if fill_terms(settings.method, None)[0]:
+        raise UserError(f"The lab has no teacher and no prompt; {settings.method} adds a term that needs one.")
     if slots["objective"]["name"] != "ce" or alignment.needs_weight_gradients:
         raise UserError(
             f"The lab trains with cross-entropy on plain weights; {settings.method} with {slots} needs "

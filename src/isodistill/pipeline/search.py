@@ -18,7 +18,7 @@ import numpy as np
 from isodistill.alignment import SEARCH
 from isodistill.recipe import Recipe
 from isodistill.training import DistillConfig
-from isodistill.training.slots import fill_slots
+from isodistill.training.slots import fill_slots, fill_terms
 
 __all__ = ["CONTROLS", "LEARNING_RATE", "draw", "method_recipe", "searched"]
 
@@ -44,8 +44,10 @@ def method_recipe(recipe: Recipe, method: str) -> Recipe:
     options = recipe.alignment if own else None
     if options is not None and method in CONTROLS:
         options = options | {"control": method.removesuffix("_mask")}
-    one = replace(recipe, method=method, baseline=None, objective=recipe.objective if own else None, alignment=options)
+    objective, terms = (recipe.objective, recipe.terms) if own else (None, None)
+    one = replace(recipe, method=method, baseline=None, objective=objective, alignment=options, terms=terms)
     fill_slots(one.method, one.objective, one.alignment)
+    fill_terms(one.method, one.terms)
     return one
 
 

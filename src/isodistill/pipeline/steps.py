@@ -35,7 +35,7 @@ from isodistill.pipeline.stamps import Stamps, digest, files_under
 from isodistill.recipe import Recipe, dump_recipe, parse_recipe, typed
 from isodistill.teachers.settings import parse_teach
 from isodistill.training import DistillConfig, DistillTrainer
-from isodistill.training.slots import fill_slots
+from isodistill.training.slots import fill_slots, fill_terms
 
 __all__ = ["evaluate_student", "resolved", "train_student", "write_results"]
 
@@ -51,6 +51,8 @@ def resolved(recipe: Recipe) -> dict[str, Any]:
     for slot, part in (("objective", objective), ("alignment", alignment)):
         options: dict[str, Any] = asdict(cast(Any, part)) if is_dataclass(part) else {}
         tree[slot] = {"name": slots[slot]["name"], **options, **slots[slot]}
+    terms, named = fill_terms(recipe.method, recipe.terms)
+    tree["terms"] = [{**name, **asdict(cast(Any, term)), **name} for term, name in zip(terms, named, strict=True)]
     if recipe.teach is not None:
         teach = parse_teach(recipe.teach)
         tree["teach"] = asdict(teach) | {"teachers": {name: asdict(one) for name, one in teach.settings.items()}}
@@ -59,7 +61,7 @@ def resolved(recipe: Recipe) -> dict[str, Any]:
 
 def train_student(recipe: Recipe, folder: Path, stamps: Stamps) -> None:
     """Train and save ``student/``; an interrupted training goes on from its newest checkpoint."""
-    keys = ("student", "teacher", "lora", "seed", "train", "objective", "alignment", "max_refused")
+    keys = ("student", "teacher", "lora", "seed", "train", "objective", "alignment", "terms", "max_refused")
     tree = resolved(recipe)
     learned, held = (learned_file(recipe, folder, split) for split in ("train", "valid"))
     files = [learned, *files_under(Path(recipe.student))]
@@ -207,9 +209,10 @@ def _student(recipe: Recipe, folder: Path) -> Student:
 
 
 def _teacher(recipe: Recipe) -> tuple[Any, Any]:
-    """Model and tokenizer of the teacher; None where the objective asks none, as a baseline beside it."""
+    """Model and tokenizer of the teacher; None where neither objective nor terms ask one, as a baseline beside them."""
     objective = fill_slots(recipe.method, recipe.objective, recipe.alignment)[0]
-    if recipe.teacher is None or not objective.needs_teacher:
+    asked = objective.needs_teacher or any(term.b for term in fill_terms(recipe.method, recipe.terms)[0])
+    if recipe.teacher is None or not asked:
         return None, None
     if recipe.teacher == "self":
         return "self", None
@@ -253,6 +256,7 @@ def _config(recipe: Recipe, folder: Path) -> DistillConfig:
             method=recipe.method,
             objective=recipe.objective,
             alignment=recipe.alignment,
+            terms=recipe.terms,
             max_refused=recipe.max_refused,
             seed=recipe.seed,
             **given,

@@ -44,7 +44,7 @@ def run_recipe(recipe: Recipe, folder: Path, command: str) -> Path:
     runs, donor = {folder: recipe}, None
     if recipe.baseline is not None and recipe.baseline != recipe.method:
         donor = folder / BASELINE
-        runs[donor] = replace(recipe, method=recipe.baseline, baseline=None, objective=None, alignment=None)
+        runs[donor] = replace(recipe, method=recipe.baseline, baseline=None, objective=None, alignment=None, terms=None)
     # What would stop a later step is said before hours of training; so the method goes before its baseline, too.
     for path, each in runs.items():
         _begin(each, path)

@@ -22,6 +22,7 @@ class DistillConfig(TrainingArguments):
             or a rival by the name of its alignment (``vrex``, ``pcgrad``, ...).
         objective: ``{"name": "ce", ...}``; overrides the preset's objective.
         alignment: ``{"name": "iga", "tau": 3.0, ...}``; overrides the preset's alignment.
+        terms: ``[{"name": "flexkd", "b": 1.0, ...}]``; overrides the preset's terms.
 
     Parameters that control the batches:
         sets_per_batch: isomer sets in a micro-batch (single rows where the data have no domains); default 2. With
@@ -47,6 +48,7 @@ class DistillConfig(TrainingArguments):
     method: str = "erm"
     objective: dict[str, Any] | None = None
     alignment: dict[str, Any] | None = None
+    terms: list[dict[str, Any]] | None = None
     sets_per_batch: int = 2
     domains: list[str] | None = None
     missing_domain: str = "drop_set"

@@ -34,12 +34,13 @@ class StepReplay:
 
     def begin(self, batches: Sequence[Any], counts: Tensor) -> None:
         """Take in the step: its micro-batches, and the trained tokens (K,) of each domain."""
-        if self.penalty is not None or self.trainer.alignment.needs_recompute:
+        if self.penalty is not None or self.trainer.alignment.needs_recompute or self.trainer.terms.two_passes:
             self.batches = [self.trainer._prepare_inputs(batch) for batch in batches]
             self.counts = counts
         if self.penalty is not None:
             with self.trainer._autocast():
                 self.penalty.measure(self.batches)
+        self.trainer.terms.begin(self.batches, counts)
 
     def forward(self, inputs: Mapping[str, Tensor], positions: Tensor) -> tuple[StudentOutput, Tensor | float]:
         """The student at the trained positions, and what the loss of the micro-batch is raised by."""

@@ -14,6 +14,7 @@ from transformers import Trainer
 
 from isodistill.alignment import Alignment
 from isodistill.training.checkpoint import load_rng, load_state, publish, save_rng, save_state
+from isodistill.training.terms import TermPass
 
 __all__ = ["ResumableTrainer"]
 
@@ -22,6 +23,7 @@ class ResumableTrainer(Trainer):
     """The checkpoint side of ``DistillTrainer``: adapter, optimizer, scheduler, alignment, random states, counters."""
 
     alignment: Alignment
+    terms: TermPass
 
     @property
     def checkpoints(self) -> Path:
@@ -36,7 +38,8 @@ class ResumableTrainer(Trainer):
         save_rng(unfinished, self.args.process_index)
         if self.args.should_save:
             self.model.save_pretrained(unfinished)
-            save_state(unfinished, self._inner_optimizer(), self.lr_scheduler, self.alignment.state_dict())
+            state = self.alignment.state_dict() | self.terms.state_dict()
+            save_state(unfinished, self._inner_optimizer(), self.lr_scheduler, state)
             self.state.save_to_json(str(unfinished / "trainer_state.json"))
         if self.args.world_size > 1:
             dist.barrier()
@@ -49,7 +52,9 @@ class ResumableTrainer(Trainer):
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         if checkpoint is not None:
-            self.alignment.load_state_dict(load_state(Path(checkpoint), self._inner_optimizer(), self.lr_scheduler))
+            state = load_state(Path(checkpoint), self._inner_optimizer(), self.lr_scheduler)
+            self.terms.load_state_dict(state)
+            self.alignment.load_state_dict({n: value for n, value in state.items() if not n.startswith("term/")})
 
     def _inner_optimizer(self) -> torch.optim.Optimizer:
         """The torch optimizer inside accelerate's wrapper."""

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from difflib import get_close_matches
 from typing import Any, TypeVar
 
 from isodistill.alignment import ALIGNMENTS, Alignment
 from isodistill.errors import UserError
 from isodistill.objectives import OBJECTIVES, Objective
+from isodistill.terms import TERMS, FeatureTerm
 
-__all__ = ["PRESETS", "fill_slots"]
+__all__ = ["PRESETS", "PRESET_TERMS", "fill_slots", "fill_terms"]
 
 # Cross-entropy under the alignment of the preset's own name.
 _ALIGNED = (
@@ -22,6 +23,9 @@ _ALIGNED = (
 # Token-level distillation, each position with equal weight.
 _DISTILLED = ("fkl", "rkl", "jsd", "skew", "vcrd")
 
+# Cross-entropy on traces and one term beside it.
+_FEATURES = ("flexkd", "projector", "cka")
+
 PRESETS: dict[str, dict[str, dict[str, Any]]] = {
     "erm": {"objective": {"name": "ce"}, "alignment": {"name": "erm"}},
     "erm_pooled": {"objective": {"name": "ce"}, "alignment": {"name": "erm_pooled"}},
@@ -30,8 +34,12 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
     "random_mask": {"objective": {"name": "ce"}, "alignment": {"name": "iga", "control": "random"}},
     "seq_kd": {"objective": {"name": "ce"}, "alignment": {"name": "erm_pooled"}},
     **{name: {"objective": {"name": name}, "alignment": {"name": "erm_pooled"}} for name in _DISTILLED},
+    **{name: {"objective": {"name": "ce"}, "alignment": {"name": "erm_pooled"}} for name in _FEATURES},
     "uniform_mask": {"objective": {"name": "ce"}, "alignment": {"name": "iga", "control": "uniform"}},
 }
+
+PRESET_TERMS: dict[str, list[dict[str, Any]]] = {name: [{"name": name}] for name in _FEATURES}
+"""The terms of presets that have any."""
 
 T = TypeVar("T")
 
@@ -58,6 +66,25 @@ def fill_slots(
         _build("alignment", slots["alignment"], ALIGNMENTS),
         slots,
     )
+
+
+def fill_terms(
+    method: str, terms: Sequence[Mapping[str, Any]] | None
+) -> tuple[list[FeatureTerm], list[dict[str, Any]]]:
+    """The terms of a preset, or those given, with every option.
+
+    Raises:
+        UserError: a name or an option is unknown (with the nearest right one), a value is refused, a name is twice.
+    """
+    given = [dict(term) for term in (PRESET_TERMS.get(method, []) if terms is None else terms)]
+    for term in given:
+        if "name" not in term:
+            raise UserError(f"A term has no name: {term}. Known: {', '.join(TERMS)}.")
+    made = [_build("terms", term, TERMS) for term in given]
+    names = [term["name"] for term in given]
+    if len(set(names)) < len(names):
+        raise UserError(f"terms names one twice: {', '.join(names)}. Each can be added once.")
+    return made, given
 
 
 def _build(slot: str, options: dict[str, Any], known: Mapping[str, Callable[..., T]]) -> T:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any, Literal, TypeAlias, cast
 
 import torch
@@ -13,6 +14,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from isodistill.errors import UserError
 from isodistill.objectives import Objective, StudentOutput
 from isodistill.teachers.vocabulary import common_vocabulary
+from isodistill.terms import FeatureTerm
 from isodistill.training.forward import Student
 
 __all__ = ["LiveTeacher", "teacher_obstacles"]
@@ -29,28 +31,44 @@ class LiveTeacher:
         student: the model that is trained.
         dtype: of the head's product.
         device: where the teacher is put; ``self`` is there already.
+
+    Attributes:
+        model: the teacher; for ``self`` the student's own, which is the teacher inside ``as_teacher`` alone.
+        asked: its decoder and head.
     """
 
     def __init__(self, teacher: TeacherModel, student: PeftModel, dtype: torch.dtype, device: torch.device) -> None:
         self._own: PeftModel | None = None
         if teacher == "self":
             self._own = student
-            self._asked = Student(student, dtype)
+            self.model = cast(nn.Module, student.get_base_model())
         else:
-            frozen = cast(nn.Module, teacher).to(device).eval().requires_grad_(False)
-            self._asked = Student(frozen, dtype)
+            self.model = cast(nn.Module, teacher).to(device).eval().requires_grad_(False)
+        self.asked = Student(self.model, dtype)
+
+    def set_layers(self, layers: Sequence[int]) -> None:
+        """Give the states after these earlier layers, too."""
+        self.asked.layers = layers
+
+    @contextmanager
+    def as_teacher(self) -> Iterator[None]:
+        """While open, ``model`` computes as the teacher: without adapter and in eval mode."""
+        if self._own is None:
+            yield
+            return
+        training = self._own.training
+        self._own.eval()
+        try:
+            with self._own.disable_adapter():
+                yield
+        finally:
+            self._own.train(training)
 
     @torch.no_grad()
     def __call__(self, batch: Mapping[str, Tensor], positions: Tensor) -> StudentOutput:
         """The teacher's side of flat positions (N,) of input_ids (rows, T)."""
-        if self._own is None:
-            return self._asked(batch, positions)
-        training = self._own.training
-        self._own.eval()
-        with self._own.disable_adapter():
-            out = self._asked(batch, positions)
-        self._own.train(training)
-        return out
+        with self.as_teacher():
+            return self.asked(batch, positions)
 
 
 def teacher_obstacles(
@@ -61,8 +79,9 @@ def teacher_obstacles(
     tokenizer: PreTrainedTokenizerBase,
     teacher_tokenizer: PreTrainedTokenizerBase | None,
     longest: int,
+    terms: Sequence[FeatureTerm] = (),
 ) -> list[str]:
-    """Why this objective cannot ask this teacher; empty where it can.
+    """Why this objective, or these terms, cannot ask this teacher; empty where they can.
 
     Args:
         objective: of the training.
@@ -72,8 +91,9 @@ def teacher_obstacles(
         tokenizer: of the student.
         teacher_tokenizer: of the teacher; None: the user vouches that it is the same.
         longest: tokens of the longest row.
+        terms: beside the objective; all of them look at the teacher's hidden states.
     """
-    if not objective.needs_teacher:
+    if not objective.needs_teacher and not terms:
         if teacher is None:
             return []
         return [f"{method} learns from traces on disk and asks no teacher while it trains; leave teacher_model out"]
@@ -86,7 +106,7 @@ def teacher_obstacles(
     obstacles = []
     cut = getattr(objective, "vocab", "same") == "truncate"
     sizes = [_config(model).vocab_size for model in (cast(nn.Module, teacher), student)]
-    if sizes[0] != sizes[1] and not cut:
+    if objective.needs_teacher and sizes[0] != sizes[1] and not cut:
         obstacles.append(
             f"the teacher has {sizes[0]} logits and the student {sizes[1]}; for one tokenizer with padded embeddings "
             "set objective.vocab to truncate"

@@ -36,8 +36,9 @@ from isodistill.training.interrupt import StopOnSignal
 from isodistill.training.needs import takes_segments
 from isodistill.training.replay import StepReplay
 from isodistill.training.resumable import ResumableTrainer
-from isodistill.training.slots import fill_slots
+from isodistill.training.slots import fill_slots, fill_terms
 from isodistill.training.teaching import LiveTeacher, TeacherModel, teacher_obstacles
+from isodistill.training.terms import TermPass, term_obstacles
 
 __all__ = ["DEFAULT_LORA", "DistillTrainer"]
 
@@ -94,12 +95,14 @@ class DistillTrainer(ResumableTrainer):
         elif peft_config is not None:
             raise UserError("The model carries an adapter already; leave peft_config out, or pass the bare model.")
         self.objective, self.alignment, self.preset = fill_slots(args.method, args.objective, args.alignment)
+        self.terms = TermPass(self, fill_terms(args.method, args.terms)[0])
         self.refused: list[Refusal] = []
         encoded = self._encode(train_dataset, args, processing_class, "train")
         self.domains = args.domains or sorted({e.domain for e in encoded})
         longest = max(len(e.input_ids) for e in encoded)
         who = (args.method, processing_class, teacher_processing_class, longest)
-        obstacles = teacher_obstacles(self.objective, teacher_model, model, *who)
+        obstacles = teacher_obstacles(self.objective, teacher_model, model, *who, self.terms.terms)
+        obstacles += term_obstacles(self.terms.terms, self.alignment, model, teacher_model)
         self.segmented = takes_segments(model, args, self.alignment, self.domains, obstacles)
         args.per_device_train_batch_size = args.sets_per_batch * len(self.domains)
         collator = functools.partial(collate, domains=self.domains, pad_id=processing_class.pad_token_id)
@@ -124,10 +127,8 @@ class DistillTrainer(ResumableTrainer):
             self.add_callback(QuietProgress)
         self.add_callback(MetricsFile(Path(args.output_dir) / "metrics.jsonl"))
         self._extra: dict[str, float] = {}
-        self._skips = 0
+        self._skips = self._logged_step = self._turn = 0
         self._step_done = False
-        self._logged_step = 0
-        self._turn = 0
         self._engine: ExitStack | None = None
 
     # ---- rows in ----
@@ -224,6 +225,7 @@ class DistillTrainer(ResumableTrainer):
         layers = lora_layers(self.model)
         adaptive = not isinstance(self.optimizer, torch.optim.SGD)
         self.alignment.setup(layers=layers, total_steps=max_steps, adaptive=adaptive, seed=self.args.seed)
+        self.terms.setup()
         prepared = super()._prepare_for_training(max_steps, train_dataloader, resume_from_checkpoint)
         self._logged_step, self._logged_tokens = self.state.global_step, self.state.num_input_tokens_seen
         self._logged_time = time.perf_counter()
@@ -234,7 +236,8 @@ class DistillTrainer(ResumableTrainer):
         assert self._engine is not None
         for name in ("student", "replay"):  # they hold packed copies of the weights
             self._engine.callback(self.__dict__.pop, name, None)
-        self.student = open_student(self.model, self.gradients, self.args, self.segmented, self._engine)
+        student = (self.model, self.gradients, self.args, self.segmented, self._engine)
+        self.student = open_student(*student, self.terms.layers(1))
         self.replay = StepReplay(self)
         return prepared
 
@@ -275,7 +278,7 @@ class DistillTrainer(ResumableTrainer):
         self.gradients.losses += sums[1] / counts.clamp(min=1)
         if self.accelerator.sync_gradients:
             self._align(present)
-            self._record(self.objective.take_metrics())
+            self._record(self.objective.take_metrics() | self.terms.step())
             self._step_done = True
         # What is reported is the mean of the domain means, whatever the alignment optimises.
         for domain, value in zip(self.domains, means.tolist(), strict=True):
@@ -312,6 +315,7 @@ class DistillTrainer(ResumableTrainer):
             student, extra = self.replay.forward(inputs, positions)
             teacher = None if self.teacher is None else self.teacher(inputs, positions)
             losses, token_weights = self.objective.token_losses(student, tokens, teacher)
+            extra = extra + self.terms(student, tokens, teacher, weights)
         loss = (losses * weights.to(losses)[tokens.domains] * token_weights).sum() + extra
         loss.backward()
         sums = torch.zeros(2, len(self.domains), dtype=torch.float64, device=losses.device)
