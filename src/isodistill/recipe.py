@@ -178,6 +178,7 @@ class Recipe:
     Attributes:
         student: ``smollm2-135m``, ``tiny`` (made on the spot), hub id, folder, or GGUF file.
         teacher: asked at every token by objectives that need one: as ``student``, or ``self``, the student's own base.
+        target: file of rows whose prompts alone are read, for ``prada``; null for every other method.
         problems: ``builtin:isomers``, ``real:NAME`` with ``real_data``, a file, or a ``datasets`` name.
         real_data: folder of the real data sets for ``real:NAME``.
         columns: our column -> theirs, for files with other names.
@@ -199,6 +200,7 @@ class Recipe:
 
     student: str = "smollm2-135m"
     teacher: str | None = None
+    target: str | None = None
     problems: str = "builtin:isomers"
     real_data: str | None = None
     columns: dict[str, str] | None = None

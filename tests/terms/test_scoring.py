@@ -1,4 +1,4 @@
-"""The scoring pass against closed forms and loops: five families, three kinds of heads, planted dimensions, the cache."""
+"""The scoring pass against closed forms and loops: five families, three kinds of heads, planted dimensions, cache."""
 
 from __future__ import annotations
 
@@ -30,7 +30,9 @@ V, D, C = 30, 16, 3
 _SMALL = {
     "bert": {"hidden_size": D, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 24},
     "gpt2": {"n_embd": D, "n_layer": 2, "n_head": 2},
-    "opt": {"hidden_size": D, "word_embed_proj_dim": D, "num_hidden_layers": 2, "num_attention_heads": 2, "ffn_dim": 24},
+    "opt": {
+        "hidden_size": D, "word_embed_proj_dim": D, "num_hidden_layers": 2, "num_attention_heads": 2, "ffn_dim": 24,
+    },
     "llama": {"hidden_size": D, "intermediate_size": 24, "num_hidden_layers": 2, "num_attention_heads": 2},
     "bart": {
         "d_model": D, "encoder_layers": 2, "decoder_layers": 2, "encoder_attention_heads": 2,
@@ -102,7 +104,8 @@ def test_every_head_against_finite_differences(family: str, name: str | None) ->
 
     def log_likelihood(shift: float) -> float:
         body = model.base_model
-        last = body.encoder if family == "bert" else body
+        last = {"bert": "encoder", "opt": "decoder"}.get(family)
+        last = getattr(body, last) if last else body
 
         def move(module: nn.Module, args: Any, out: Any) -> Any:
             out.last_hidden_state = out.last_hidden_state.clone()
@@ -220,7 +223,8 @@ def test_scores_on_disk_are_found_by_teacher_and_data_alone(tmp_path: Path) -> N
     save_scores(path, key, [scores])
     again = [DimensionScores("abs", D)]
     assert load_scores(path, key, again)
-    assert torch.equal(again[0].halves, scores.halves) and torch.equal(again[0].moments, scores.moments)
+    assert torch.equal(again[0].halves, scores.halves)
+    assert torch.equal(again[0].moments, scores.moments)
     assert not load_scores(path, "another key", again)
     path.write_bytes(path.read_bytes()[:50])
     assert not load_scores(path, key, again)

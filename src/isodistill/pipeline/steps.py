@@ -27,11 +27,13 @@ from isodistill.evaluation.generate import merged_copy
 from isodistill.evaluation.records import PredictionLog, Stage
 from isodistill.evaluation.results import json_text, split_results
 from isodistill.models.device import choose_placement
-from isodistill.models.load import SMOLLM2, Student, load_student
+from isodistill.models.load import SMOLLM2, Student, load_model, load_student
+from isodistill.models.prompt import PROMPT, WEIGHTS, with_prompt
 from isodistill.models.tiny import TINY, make_tiny_student
 from isodistill.pipeline.problems import answered_splits, learned_file, read_split
 from isodistill.pipeline.ranks import is_main
 from isodistill.pipeline.stamps import Stamps, digest, files_under
+from isodistill.pipeline.target import target_rows
 from isodistill.recipe import Recipe, dump_recipe, parse_recipe, typed
 from isodistill.teachers.settings import parse_teach
 from isodistill.training import DistillConfig, DistillTrainer
@@ -61,11 +63,12 @@ def resolved(recipe: Recipe) -> dict[str, Any]:
 
 def train_student(recipe: Recipe, folder: Path, stamps: Stamps) -> None:
     """Train and save ``student/``; an interrupted training goes on from its newest checkpoint."""
-    keys = ("student", "teacher", "lora", "seed", "train", "objective", "alignment", "terms", "max_refused")
+    keys = ("student", "teacher", "target", "lora", "seed", "train", "objective", "alignment", "terms", "max_refused")
     tree = resolved(recipe)
     learned, held = (learned_file(recipe, folder, split) for split in ("train", "valid"))
     files = [learned, *files_under(Path(recipe.student))]
     files += files_under(Path(recipe.teacher)) if recipe.teacher else []
+    files += files_under(Path(recipe.target)) if recipe.target else []
     tree["train"] = {key: value for key, value in tree["train"].items() if key not in _BOOKKEEPING}
     inputs = digest({key: tree[key] for key in keys}, files)
 
@@ -91,6 +94,7 @@ def train_student(recipe: Recipe, folder: Path, stamps: Stamps) -> None:
             peft_config=lora,
             teacher_model=teacher,
             teacher_processing_class=teacher_tokenizer,
+            target_dataset=target_rows(recipe, folder),
         )
         trainer.get_train_dataloader()  # makes the sampler, which knows the sets that it cannot use
         refused = trainer.refused + [
@@ -124,7 +128,7 @@ def evaluate_student(recipe: Recipe, folder: Path, stamps: Stamps, stage: Stage,
         adapter = folder / "student" / "adapter_model.safetensors"
         if not adapter.exists():
             raise UserError(f"{folder} has no trained student ({adapter} is missing). `isodistill train` makes one.")
-        files.append(adapter)
+        files += [adapter, *files_under(folder / "student" / PROMPT), *files_under(folder / "student" / WEIGHTS)]
     seed = None
     if recipe.student == TINY:  # made from the seed and the training texts, as no other student is
         seed = recipe.seed
@@ -224,15 +228,25 @@ def _backend(recipe: Recipe, folder: Path, student: Student, stage: Stage) -> Ba
     """Who answers: the server of the recipe, or the student itself, its adapter merged after training."""
     settings = recipe.evaluate
     if settings.backend == "openai":
+        if (folder / "student" / PROMPT).exists():
+            raise UserError(
+                f"The student in {folder / 'student'} has a soft prompt, which no server puts before its questions. Set "
+                "evaluate.backend to local."
+            )
         print("Answers come from a server, which gives no hidden states: the LCS family is null.", flush=True)
         return OpenAIBackend(str(settings.base_url), str(settings.model), student.context)
     bf16 = recipe.train.get("bf16")
     dtype = None if bf16 is None else "bfloat16" if bf16 else "float32"
     placement = choose_placement("cpu" if recipe.train.get("use_cpu") else None, dtype)
-    model = student.model
+    model, before = student.model, []
     if stage == "after":
-        model = merged_copy(PeftModel.from_pretrained(model, folder / "student"), placement.compute_dtype)
-    return LocalBackend(model.to(placement.device, placement.compute_dtype).eval())
+        trained = folder / "student"
+        if (trained / WEIGHTS).exists():
+            model = load_model(trained / WEIGHTS)
+        model = merged_copy(PeftModel.from_pretrained(model, trained), placement.compute_dtype)
+        if (trained / PROMPT).exists():
+            before = with_prompt(model, trained / PROMPT)
+    return LocalBackend(model.to(placement.device, placement.compute_dtype).eval(), before)
 
 
 def _name_of(student: str) -> str:

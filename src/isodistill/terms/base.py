@@ -11,11 +11,19 @@ from torch import Tensor
 
 from isodistill.terms.learner import Learner
 
-__all__ = ["FeatureTerm", "Measured"]
+__all__ = ["FeatureTerm", "Term"]
 
 
-class Measured:
-    """Means of what was measured since the last call, for ``metrics.jsonl``."""
+class Term(ABC):
+    """Something that is added to the loss.
+
+    Attributes:
+        name: in recipes and metrics.
+        learner: parameters of its own with their optimizer, which are no part of the student; None without any.
+    """
+
+    name: ClassVar[str]
+    learner: Learner | None = None
 
     def __init__(self) -> None:
         self._sums: dict[str, Tensor] = {}
@@ -31,33 +39,10 @@ class Measured:
         sums, self._sums = self._sums, {}
         return {name: float(total / n) for name, (total, n) in sums.items()}
 
-
-class FeatureTerm(Measured, ABC):
-    """b L_feature added to the loss; ``b`` 0 is the loss without it, bit for bit.
-
-    The loss of a micro-batch counts by its share of the step's trained tokens. Where an alignment keeps domains apart,
-    the term is made domain by domain, so it is a part of each domain's loss.
-
-    Attributes:
-        name: in recipes and metrics.
-        needs_scores: the teacher's dimensions are scored before training.
-        b: the factor.
-        layers: pairs of teacher layer and student layer; -1 is the last hidden state after the final norm.
-        learner: parameters of its own with their optimizer, which are no part of the student; None without any.
-    """
-
-    name: ClassVar[str]
-    needs_scores: ClassVar[bool] = False
-    b: float
-    layers: list[list[int]]
-    learner: Learner | None = None
-
-    def setup(self, widths: list[tuple[int, int]], seed: int) -> None:
-        """Learn d_S and d_T of every pair of layers, before training and before state is loaded."""
-
-    @abstractmethod
-    def loss(self, pair: int, F_S: Tensor, F_T: Tensor, step: int) -> Tensor:
-        """L of one pair of layers without its factor: features (N, d_S) with gradient and (N, d_T) without."""
+    def step(self) -> None:
+        """The gradients of a step are complete: move what it has of its own."""
+        if self.learner is not None:
+            self.learner.step()
 
     def state_dict(self) -> dict[str, Tensor]:
         """Everything beyond the student's weights that an exact resume needs."""
@@ -67,3 +52,25 @@ class FeatureTerm(Measured, ABC):
         """Take the state back."""
         if self.learner is not None:
             self.learner.load_state_dict(state)
+
+
+class FeatureTerm(Term):
+    """b L_feature added to the loss; ``b`` 0 is the loss without it, bit for bit.
+
+    The loss of a micro-batch counts by its share of the step's trained tokens. Where an alignment keeps domains apart,
+    the term is made domain by domain, so it is a part of each domain's loss.
+
+    Attributes:
+        b: the factor.
+        layers: pairs of teacher layer and student layer; -1 is the last hidden state after the final norm.
+    """
+
+    b: float
+    layers: list[list[int]]
+
+    def setup(self, widths: list[tuple[int, int]], seed: int) -> None:
+        """Learn d_S and d_T of every pair of layers, before training and before state is loaded."""
+
+    @abstractmethod
+    def loss(self, pair: int, F_S: Tensor, F_T: Tensor, step: int) -> Tensor:
+        """L of one pair of layers without its factor: features (N, d_S) with gradient and (N, d_T) without."""

@@ -62,7 +62,6 @@ class FlexKD(FeatureTerm):
     """
 
     name: ClassVar[str] = "flexkd"
-    needs_scores: ClassVar[bool] = True
 
     b: float = 1.0
     score: str = "abs"
@@ -87,9 +86,7 @@ class FlexKD(FeatureTerm):
         if not 0 <= self.p_mask < 1:
             raise ValueError(f"p_mask is {self.p_mask}; it is a share of the columns, 0 to below 1")
         if not self.layers or any(len(pair) != 2 or 0 in pair or min(pair) < -1 for pair in self.layers):
-            raise ValueError(
-                f"layers is {self.layers}; give pairs of teacher and student layer, 1 to L or -1"
-            )
+            raise ValueError(f"layers is {self.layers}; give pairs of teacher and student layer, 1 to L or -1")
         plain = self.loss_form == "correlation" and self.offdiag == 0 and self.p_mask == 0
         if self.stats == "step" and not plain:
             raise ValueError("stats step is exact for the diagonal correlation alone: no offdiag, p_mask, other loss")

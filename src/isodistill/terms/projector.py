@@ -8,7 +8,7 @@ W and c have an AdamW of their own; they are no part of the student and are thro
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
@@ -37,10 +37,10 @@ class Projector(FeatureTerm):
 
     b: float = 1.0
     learning_rate: float = 1e-3
-    layers: list[list[int]] = field(default_factory=lambda: [[-1, -1]], init=False)
 
     def __post_init__(self) -> None:
         super().__init__()
+        self.layers = [[-1, -1]]
         if self.b < 0:
             raise ValueError(f"b is {self.b}; it must be 0 or more")
         if self.learning_rate <= 0:
@@ -57,7 +57,7 @@ class Projector(FeatureTerm):
         assert self.learner is not None
         self.learner.module.to(F_S.device)
         with torch.autocast(F_S.device.type, enabled=False):
-            L = (self.learner.module(F_S.float()) - F_T.float()).square().mean()
+            L: Tensor = (self.learner.module(F_S.float()) - F_T.float()).square().mean()
         self.measure("loss", L)
         return L
 
@@ -76,10 +76,10 @@ class CKA(FeatureTerm):
     name: ClassVar[str] = "cka"
 
     b: float = 1.0
-    layers: list[list[int]] = field(default_factory=lambda: [[-1, -1]], init=False)
 
     def __post_init__(self) -> None:
         super().__init__()
+        self.layers = [[-1, -1]]
         if self.b < 0:
             raise ValueError(f"b is {self.b}; it must be 0 or more")
 

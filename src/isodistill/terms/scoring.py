@@ -71,14 +71,15 @@ def hidden_gradient(model: nn.Module, batch: Mapping[str, Tensor], layer: int = 
     encoder_decoder = bool(cast(Any, model).config.is_encoder_decoder)
     if encoder_decoder and labels.dim() == 2:
         inputs["labels"] = labels  # from which the model makes the decoder's inputs
-    name = "decoder_hidden_states" if encoder_decoder else "hidden_states"
+    base = cast(Any, model).base_model
+    body = cast(nn.Module, getattr(base, "decoder", base))  # of OPT and BART, the part whose states the head reads
 
     def keep(module: nn.Module, args: Any, out: Any) -> None:
-        found.append(out.last_hidden_state if layer == -1 else out[name][layer])
+        found.append(out.last_hidden_state if layer == -1 else out.hidden_states[layer])
 
     flags = {p: p.requires_grad for p in model.parameters()}
     training = model.training
-    hook = cast(nn.Module, cast(Any, model).base_model).register_forward_hook(keep)
+    hook = body.register_forward_hook(keep)
     try:
         # Only J's dependence on h is asked for; with all parameters frozen there would be no graph to ask.
         for p in flags:
@@ -87,9 +88,8 @@ def hidden_gradient(model: nn.Module, batch: Mapping[str, Tensor], layer: int = 
             logits = model.eval()(**inputs, output_hidden_states=layer != -1).logits
             if labels.dim() == 2 and not encoder_decoder:
                 logits, labels = logits[:, :-1], labels[:, 1:]
-            J = -F.cross_entropy(
-                logits.flatten(0, -2).float(), labels.flatten(), ignore_index=_IGNORED, reduction="sum"
-            )
+            logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+            J = -F.cross_entropy(logits.flatten(0, -2), labels.flatten(), ignore_index=_IGNORED, reduction="sum")
             g = torch.autograd.grad(J, found[0])[0]
     finally:
         hook.remove()

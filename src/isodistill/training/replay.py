@@ -45,7 +45,7 @@ class StepReplay:
     def forward(self, inputs: Mapping[str, Tensor], positions: Tensor) -> tuple[StudentOutput, Tensor | float]:
         """The student at the trained positions, and what the loss of the micro-batch is raised by."""
         return (
-            (self.trainer.student(inputs, positions), 0.0) if self.penalty is None else self.penalty(inputs, positions)
+            self.trainer.terms.forward(inputs, positions) if self.penalty is None else self.penalty(inputs, positions)
         )
 
     def recompute(self, domain: int) -> Tensor:

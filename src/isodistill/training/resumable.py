@@ -69,5 +69,6 @@ class ResumableTrainer(Trainer):
         if self.args.should_save:
             folder = Path(output_dir or self.args.output_dir)
             self.model.save_pretrained(folder)
+            self.terms.save(folder)
             if self.processing_class is not None:
                 self.processing_class.save_pretrained(folder)

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 from isodistill.alignment import ALIGNMENTS, Alignment
 from isodistill.errors import UserError
 from isodistill.objectives import OBJECTIVES, Objective
-from isodistill.terms import TERMS, FeatureTerm
+from isodistill.terms import TERMS, Term
 
 __all__ = ["PRESETS", "PRESET_TERMS", "fill_slots", "fill_terms"]
 
@@ -24,7 +24,7 @@ _ALIGNED = (
 _DISTILLED = ("fkl", "rkl", "jsd", "skew", "vcrd")
 
 # Cross-entropy on traces and one term beside it.
-_FEATURES = ("flexkd", "projector", "cka")
+_WITH_TERM = ("flexkd", "projector", "cka", "prada")
 
 PRESETS: dict[str, dict[str, dict[str, Any]]] = {
     "erm": {"objective": {"name": "ce"}, "alignment": {"name": "erm"}},
@@ -34,11 +34,11 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
     "random_mask": {"objective": {"name": "ce"}, "alignment": {"name": "iga", "control": "random"}},
     "seq_kd": {"objective": {"name": "ce"}, "alignment": {"name": "erm_pooled"}},
     **{name: {"objective": {"name": name}, "alignment": {"name": "erm_pooled"}} for name in _DISTILLED},
-    **{name: {"objective": {"name": "ce"}, "alignment": {"name": "erm_pooled"}} for name in _FEATURES},
+    **{name: {"objective": {"name": "ce"}, "alignment": {"name": "erm_pooled"}} for name in _WITH_TERM},
     "uniform_mask": {"objective": {"name": "ce"}, "alignment": {"name": "iga", "control": "uniform"}},
 }
 
-PRESET_TERMS: dict[str, list[dict[str, Any]]] = {name: [{"name": name}] for name in _FEATURES}
+PRESET_TERMS: dict[str, list[dict[str, Any]]] = {name: [{"name": name}] for name in _WITH_TERM}
 """The terms of presets that have any."""
 
 T = TypeVar("T")
@@ -68,9 +68,7 @@ def fill_slots(
     )
 
 
-def fill_terms(
-    method: str, terms: Sequence[Mapping[str, Any]] | None
-) -> tuple[list[FeatureTerm], list[dict[str, Any]]]:
+def fill_terms(method: str, terms: Sequence[Mapping[str, Any]] | None) -> tuple[list[Term], list[dict[str, Any]]]:
     """The terms of a preset, or those given, with every option.
 
     Raises:

@@ -3,27 +3,38 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
+from peft import PeftModel
 from torch import Tensor, nn
+from transformers import PreTrainedTokenizerBase
 
 from isodistill.alignment import Alignment
+from isodistill.data.encode import Encoded
 from isodistill.models.load import hidden_layers
 from isodistill.numerics.correlation import PairMoments
 from isodistill.objectives import StudentOutput, TrainedTokens
-from isodistill.terms import FeatureTerm, FlexKD
+from isodistill.terms import PRADA, FeatureTerm, FlexKD, Term
+from isodistill.training.adversary import Adversary
+from isodistill.training.config import DistillConfig
 from isodistill.training.forward import trained_tokens
+from isodistill.training.rows import AnyRows, plain_rows
 from isodistill.training.scoring import scored
 
 __all__ = ["TermPass", "term_obstacles"]
 
 
 def term_obstacles(
-    terms: Sequence[FeatureTerm], alignment: Alignment, student: nn.Module, teacher: nn.Module | str | None
+    added: TermPass,
+    alignment: Alignment,
+    student: nn.Module,
+    teacher: nn.Module | str | None,
 ) -> list[str]:
     """Why these terms cannot be added to this training; empty where they can."""
-    obstacles = []
+    terms = added.terms
+    obstacles = [] if added.adversary is None else added.adversary.obstacles(alignment, teacher is not None)
     if terms and alignment.needs_recompute:
         obstacles.append(
             f"{type(alignment).__name__} makes the domain losses again at moved parameters, where the terms "
@@ -50,25 +61,49 @@ class TermPass:
 
     Args:
         trainer: the ``DistillTrainer``.
-        terms: those with ``b`` = 0 are not looked at again.
+        terms: those on features with ``b`` = 0 are not looked at again.
+
+    Attributes:
+        terms: those on features.
+        prada: the adversary's options, where there is one; ``open`` makes it.
     """
 
-    def __init__(self, trainer: Any, terms: Sequence[FeatureTerm]) -> None:
+    def __init__(self, trainer: Any, terms: Sequence[Term]) -> None:
         self.trainer = trainer
-        self.terms = [term for term in terms if term.b]
+        self.terms = [term for term in terms if isinstance(term, FeatureTerm) and term.b]
+        self.prada = next((term for term in terms if isinstance(term, PRADA)), None)
+        self.adversary: Adversary | None = None
         self._moments: dict[tuple[int, int, int], PairMoments] = {}
+
+    def open(
+        self, model: PeftModel, target: AnyRows | None, args: DistillConfig, tokenizer: PreTrainedTokenizerBase
+    ) -> None:
+        """Give the student its prompt, before its rows are encoded and its gradients counted."""
+        if self.prada is not None:
+            rows = plain_rows(target or [], args.max_refused, None)[0]
+            self.adversary = Adversary(self.trainer, self.prada, model, rows, args, tokenizer)
+
+    def prompted(self, encoded: list[Encoded]) -> list[Encoded]:
+        """The rows behind the virtual tokens of the prompt, where there is one."""
+        return encoded if self.adversary is None else self.adversary.prompted(encoded)
 
     @property
     def two_passes(self) -> bool:
         """The micro-batches of a step are looked at before they are trained on."""
-        return any(isinstance(term, FlexKD) and term.stats == "step" for term in self.terms)
+        return self._adversarial or any(isinstance(term, FlexKD) and term.stats == "step" for term in self.terms)
 
     def layers(self, side: int) -> tuple[int, ...]:
         """Hidden layers of the teacher (0) or the student (1), beside the last one, that terms look at."""
         return tuple(sorted({pair[side] for term in self.terms for pair in term.layers} - {-1}))
 
-    def setup(self) -> None:
-        """Tell the terms the widths of the hidden states, before any state is loaded."""
+    @property
+    def _adversarial(self) -> bool:
+        return self.adversary is not None and self.adversary.active
+
+    def setup(self, total_steps: int) -> None:
+        """Tell the terms the widths of the hidden states and the length of training, before any state is loaded."""
+        if self.adversary is not None:
+            self.adversary.setup(self.trainer.train_dataset, self.trainer.domains, total_steps)
         if self.terms:
             self.trainer.teacher.set_layers(self.layers(0))
         for term in self.terms:
@@ -89,11 +124,19 @@ class TermPass:
                 term.refreshed = step // term.refresh_every if term.refresh_every else 0
                 if due or not term.idx:
                     self._choose(term)
-        if self.two_passes:
-            self._moments = {}
+        self._moments = {}
+        if any(isinstance(term, FlexKD) and term.stats == "step" for term in self.terms):
             for batch in batches:
                 self._look(batch)
             self._share()
+        if self.adversary is not None and self.adversary.active:
+            self.adversary.begin(batches)
+
+    def forward(self, batch: Mapping[str, Tensor], positions: Tensor) -> tuple[StudentOutput, Tensor | float]:
+        """The student at its trained positions, and what the adversary adds to the loss of the micro-batch."""
+        if self.adversary is not None and self.adversary.active:
+            return self.adversary.forward(batch, positions)
+        return self.trainer.student(batch, positions), 0.0
 
     def _choose(self, term: FlexKD) -> None:
         widths = self._widths(term)
@@ -165,10 +208,12 @@ class TermPass:
 
     def step(self) -> dict[str, float]:
         """The last backward of a step is done: move the terms' own parameters; returns metrics."""
-        metrics = {}
+        metrics: dict[str, float] = {}
+        if self.adversary is not None and self.adversary.active:
+            self.adversary.term.step()
+            metrics |= {f"prada/{name}": value for name, value in self.adversary.term.take_metrics().items()}
         for i, term in enumerate(self.terms):
-            if term.learner is not None:
-                term.learner.step()
+            term.step()
             measured = term.take_metrics()
             for (which, pair, _), moments in self._moments.items():
                 if which == i:
@@ -179,15 +224,25 @@ class TermPass:
 
     def state_dict(self) -> dict[str, Tensor]:
         """All that an exact resume needs, under names that begin with ``term/``."""
-        return {
-            f"term/{i}/{name}": value for i, term in enumerate(self.terms) for name, value in term.state_dict().items()
-        }
+        parts: list[Any] = [*self.terms] if self.adversary is None else [*self.terms, self.adversary]
+        return {f"term/{i}/{name}": value for i, part in enumerate(parts) for name, value in part.state_dict().items()}
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
         """Take the state back."""
-        for i, term in enumerate(self.terms):
+        parts: list[Any] = [*self.terms] if self.adversary is None else [*self.terms, self.adversary]
+        for i, part in enumerate(parts):
             start = f"term/{i}/"
-            term.load_state_dict({n.removeprefix(start): value for n, value in state.items() if n.startswith(start)})
+            part.load_state_dict({n.removeprefix(start): value for n, value in state.items() if n.startswith(start)})
+
+    def group(self, optimizer: torch.optim.Optimizer) -> None:
+        """Give what is trained beside LoRA its own learning rate."""
+        if self.adversary is not None:
+            self.adversary.group(optimizer)
+
+    def save(self, folder: Path) -> None:
+        """What belongs to a saved student beside its adapter."""
+        if self.adversary is not None:
+            self.adversary.save(folder, Path(self.trainer.args.output_dir) / "prada")
 
 
 def _features(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import time
-from collections.abc import Iterable, Mapping
 from contextlib import ExitStack
 from itertools import pairwise
 from pathlib import Path
@@ -19,10 +18,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallba
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
 from isodistill.data.collate import collate
-from isodistill.data.encode import Encoded, encode_rows
+from isodistill.data.encode import Encoded
 from isodistill.data.files import Refusal
-from isodistill.data.load import load_rows
-from isodistill.data.rows import Row
 from isodistill.data.sampler import IsomerSetSampler
 from isodistill.errors import UserError
 from isodistill.models.load import add_lora
@@ -36,6 +33,7 @@ from isodistill.training.interrupt import StopOnSignal
 from isodistill.training.needs import takes_segments
 from isodistill.training.replay import StepReplay
 from isodistill.training.resumable import ResumableTrainer
+from isodistill.training.rows import AnyRows, encoded
 from isodistill.training.slots import fill_slots, fill_terms
 from isodistill.training.teaching import LiveTeacher, TeacherModel, teacher_obstacles
 from isodistill.training.terms import TermPass, term_obstacles
@@ -70,6 +68,7 @@ class DistillTrainer(ResumableTrainer):
             base with its adapter switched off.
         teacher_processing_class: the teacher's tokenizer, to be compared with the student's.
         callbacks: as in transformers; they may read, not change the update.
+        target_dataset: for ``prada``: rows of another domain, of which only the prompts are read.
 
     Attributes:
         refused: training rows that were not used, each with its reason.
@@ -82,13 +81,14 @@ class DistillTrainer(ResumableTrainer):
         self,
         model: PreTrainedModel | PeftModel,
         args: DistillConfig,
-        train_dataset: Iterable[Row | Mapping[str, Any]],
+        train_dataset: AnyRows,
         processing_class: PreTrainedTokenizerBase,
-        eval_dataset: Iterable[Row | Mapping[str, Any]] | None = None,
+        eval_dataset: AnyRows | None = None,
         peft_config: LoraConfig | None = None,
         teacher_model: TeacherModel | None = None,
         callbacks: list[TrainerCallback] | None = None,
         teacher_processing_class: PreTrainedTokenizerBase | None = None,
+        target_dataset: AnyRows | None = None,
     ) -> None:
         if not isinstance(model, PeftModel):
             model = add_lora(model, peft_config or LoraConfig(task_type="CAUSAL_LM", **DEFAULT_LORA), args.seed)
@@ -96,21 +96,22 @@ class DistillTrainer(ResumableTrainer):
             raise UserError("The model carries an adapter already; leave peft_config out, or pass the bare model.")
         self.objective, self.alignment, self.preset = fill_slots(args.method, args.objective, args.alignment)
         self.terms = TermPass(self, fill_terms(args.method, args.terms)[0])
+        self.terms.open(model, target_dataset, args, processing_class)
         self.refused: list[Refusal] = []
-        encoded = self._encode(train_dataset, args, processing_class, "train")
-        self.domains = args.domains or sorted({e.domain for e in encoded})
-        longest = max(len(e.input_ids) for e in encoded)
+        rows = self._encode(train_dataset, "train", args, processing_class)
+        self.domains = args.domains or sorted({e.domain for e in rows})
+        longest = max(len(e.input_ids) for e in rows)
         who = (args.method, processing_class, teacher_processing_class, longest)
         obstacles = teacher_obstacles(self.objective, teacher_model, model, *who, self.terms.terms)
-        obstacles += term_obstacles(self.terms.terms, self.alignment, model, teacher_model)
+        obstacles += term_obstacles(self.terms, self.alignment, model, teacher_model)
         self.segmented = takes_segments(model, args, self.alignment, self.domains, obstacles)
         args.per_device_train_batch_size = args.sets_per_batch * len(self.domains)
         collator = functools.partial(collate, domains=self.domains, pad_id=processing_class.pad_token_id)
-        evaluated = None if eval_dataset is None else self._encode(eval_dataset, args, processing_class, "valid")
+        evaluated = None if eval_dataset is None else self._encode(eval_dataset, "valid", args, processing_class)
         super().__init__(
             model=model,
             args=args,
-            train_dataset=encoded,
+            train_dataset=rows,
             eval_dataset=evaluated,
             data_collator=collator,
             processing_class=processing_class,
@@ -133,24 +134,10 @@ class DistillTrainer(ResumableTrainer):
 
     # ---- rows in ----
 
-    def _encode(
-        self,
-        rows: Iterable[Row | Mapping[str, Any]],
-        args: DistillConfig,
-        tokenizer: PreTrainedTokenizerBase,
-        split: str,
-    ) -> list[Encoded]:
-        refused_to = Path(args.output_dir) / "refused" / f"{split}.jsonl" if args.process_index == 0 else None
-        listed = list(rows)
-        if not listed or not isinstance(listed[0], Row):
-            loaded = load_rows(cast(Any, listed), max_refused=args.max_refused, refused_to=refused_to)
-            listed, self.refused = cast("list[Row | Mapping[str, Any]]", loaded.rows), self.refused + loaded.refused
-        typed = cast("list[Row]", listed)
-        if args.domains is not None:
-            typed = [row for row in typed if row.domain in args.domains]
-        encoded, refused = encode_rows(typed, tokenizer, args.max_length, args.max_refused, refused_to)
+    def _encode(self, rows: AnyRows, split: str, args: DistillConfig, tok: PreTrainedTokenizerBase) -> list[Encoded]:
+        done, refused = encoded(rows, args, tok, split)
         self.refused += refused
-        return encoded
+        return self.terms.prompted(done)
 
     def get_train_dataloader(self) -> DataLoader[Any]:
         """Micro-batches of whole isomer sets."""
@@ -216,6 +203,7 @@ class DistillTrainer(ResumableTrainer):
         """The optimizer of the arguments, with the alignment called around its step."""
         if self.optimizer is None:
             optimizer: torch.optim.Optimizer = super().create_optimizer(model)
+            self.terms.group(optimizer)
             optimizer.register_step_pre_hook(lambda opt, args, kwargs: self._before_step(opt))
             optimizer.register_step_post_hook(lambda opt, args, kwargs: self._after_step(opt))
         return cast(torch.optim.Optimizer, self.optimizer)
@@ -225,7 +213,7 @@ class DistillTrainer(ResumableTrainer):
         layers = lora_layers(self.model)
         adaptive = not isinstance(self.optimizer, torch.optim.SGD)
         self.alignment.setup(layers=layers, total_steps=max_steps, adaptive=adaptive, seed=self.args.seed)
-        self.terms.setup()
+        self.terms.setup(max_steps)
         prepared = super()._prepare_for_training(max_steps, train_dataloader, resume_from_checkpoint)
         self._logged_step, self._logged_tokens = self.state.global_step, self.state.num_input_tokens_seen
         self._logged_time = time.perf_counter()
