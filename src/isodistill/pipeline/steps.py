@@ -230,8 +230,8 @@ def _backend(recipe: Recipe, folder: Path, student: Student, stage: Stage) -> Ba
     if settings.backend == "openai":
         if (folder / "student" / PROMPT).exists():
             raise UserError(
-                f"The student in {folder / 'student'} has a soft prompt, which no server puts before its questions. Set "
-                "evaluate.backend to local."
+                f"The student in {folder / 'student'} has a soft prompt, which no server puts before its questions. "
+                "Set evaluate.backend to local."
             )
         print("Answers come from a server, which gives no hidden states: the LCS family is null.", flush=True)
         return OpenAIBackend(str(settings.base_url), str(settings.model), student.context)

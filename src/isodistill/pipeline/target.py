@@ -1,4 +1,4 @@
-"""The target of an adversary: questions of another domain, read without their answers, and told apart from the tests."""
+"""The target of an adversary: questions of another domain, read without their answers."""
 
 from __future__ import annotations
 
