@@ -36,6 +36,7 @@ from isodistill.pipeline.stamps import Stamps, digest, files_under
 from isodistill.pipeline.target import target_rows
 from isodistill.recipe import Recipe, dump_recipe, parse_recipe, typed
 from isodistill.teachers.settings import parse_teach
+from isodistill.terms import FeatureTerm
 from isodistill.training import DistillConfig, DistillTrainer
 from isodistill.training.slots import fill_slots, fill_terms
 
@@ -215,7 +216,9 @@ def _student(recipe: Recipe, folder: Path) -> Student:
 def _teacher(recipe: Recipe) -> tuple[Any, Any]:
     """Model and tokenizer of the teacher; None where neither objective nor terms ask one, as a baseline beside them."""
     objective = fill_slots(recipe.method, recipe.objective, recipe.alignment)[0]
-    asked = objective.needs_teacher or any(term.b for term in fill_terms(recipe.method, recipe.terms)[0])
+    asked = objective.needs_teacher or any(
+        isinstance(t, FeatureTerm) and t.b for t in fill_terms(recipe.method, recipe.terms)[0]
+    )
     if recipe.teacher is None or not asked:
         return None, None
     if recipe.teacher == "self":

@@ -133,8 +133,8 @@ class DimensionScores:
                 "The teacher's hidden states or their gradients are not finite on the training rows, so its dimensions "
                 "cannot be scored. Load the teacher in fp32 (train.bf16: false), or take another one."
             )
-        values = {"abs": g.abs, "squared": g.square, "grad_x_input": (g * h).abs, "signed_sum": lambda: g}[self.how]()
-        self.halves[half] += values.sum(0)
+        values = {"abs": g.abs(), "squared": g.square(), "grad_x_input": (g * h).abs(), "signed_sum": g}
+        self.halves[half] += values[self.how].sum(0)
         self.moments += torch.stack([torch.full_like(self.moments[0], len(h)), h.sum(0), h.square().sum(0)])
 
     def scores(self) -> Tensor:
@@ -144,7 +144,7 @@ class DimensionScores:
 
     def variance(self) -> Tensor:
         """(d,) of the hidden states, population."""
-        n, total, squares = self.moments
+        n, total, squares = self.moments.unbind()
         return squares / n - (total / n).square()
 
     def agreement(self, d_S: int) -> float:

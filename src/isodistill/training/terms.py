@@ -80,7 +80,7 @@ class TermPass:
     ) -> None:
         """Give the student its prompt, before its rows are encoded and its gradients counted."""
         if self.prada is not None:
-            rows = plain_rows(target or [], args.max_refused, None)[0]
+            rows = plain_rows(target, args.max_refused, None)[0] if target else []
             self.adversary = Adversary(self.trainer, self.prada, model, rows, args, tokenizer)
 
     def prompted(self, encoded: list[Encoded]) -> list[Encoded]:
@@ -90,14 +90,15 @@ class TermPass:
     @property
     def two_passes(self) -> bool:
         """The micro-batches of a step are looked at before they are trained on."""
-        return self._adversarial or any(isinstance(term, FlexKD) and term.stats == "step" for term in self.terms)
+        return self.adversarial or any(isinstance(term, FlexKD) and term.stats == "step" for term in self.terms)
 
     def layers(self, side: int) -> tuple[int, ...]:
         """Hidden layers of the teacher (0) or the student (1), beside the last one, that terms look at."""
         return tuple(sorted({pair[side] for term in self.terms for pair in term.layers} - {-1}))
 
     @property
-    def _adversarial(self) -> bool:
+    def adversarial(self) -> bool:
+        """Target questions go through the student beside every micro-batch."""
         return self.adversary is not None and self.adversary.active
 
     def setup(self, total_steps: int) -> None:
@@ -129,12 +130,12 @@ class TermPass:
             for batch in batches:
                 self._look(batch)
             self._share()
-        if self.adversary is not None and self.adversary.active:
+        if self.adversary is not None and self.adversarial:
             self.adversary.begin(batches)
 
     def forward(self, batch: Mapping[str, Tensor], positions: Tensor) -> tuple[StudentOutput, Tensor | float]:
         """The student at its trained positions, and what the adversary adds to the loss of the micro-batch."""
-        if self.adversary is not None and self.adversary.active:
+        if self.adversary is not None and self.adversarial:
             return self.adversary.forward(batch, positions)
         return self.trainer.student(batch, positions), 0.0
 
@@ -209,7 +210,7 @@ class TermPass:
     def step(self) -> dict[str, float]:
         """The last backward of a step is done: move the terms' own parameters; returns metrics."""
         metrics: dict[str, float] = {}
-        if self.adversary is not None and self.adversary.active:
+        if self.adversary is not None and self.adversarial:
             self.adversary.term.step()
             metrics |= {f"prada/{name}": value for name, value in self.adversary.term.take_metrics().items()}
         for i, term in enumerate(self.terms):

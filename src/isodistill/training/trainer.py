@@ -105,6 +105,7 @@ class DistillTrainer(ResumableTrainer):
         obstacles = teacher_obstacles(self.objective, teacher_model, model, *who, self.terms.terms)
         obstacles += term_obstacles(self.terms, self.alignment, model, teacher_model)
         self.segmented = takes_segments(model, args, self.alignment, self.domains, obstacles)
+        self.segmented = self.segmented and not self.terms.adversarial  # whose target rows are no part of the segments
         args.per_device_train_batch_size = args.sets_per_batch * len(self.domains)
         collator = functools.partial(collate, domains=self.domains, pad_id=processing_class.pad_token_id)
         evaluated = None if eval_dataset is None else self._encode(eval_dataset, "valid", args, processing_class)
