@@ -13,7 +13,7 @@ __all__ = ["report"]
 
 RESULTS = Path("docs/results")
 BEGIN, END = "<!-- tables: begin, made by studies/flexkd.py from flexkd-runs.jsonl -->", "<!-- tables: end -->"
-COMMAND = "python studies/flexkd.py --data FOLDER"
+COMMAND = "python studies/flexkd.py"
 RIVAL = "projector"
 
 

@@ -1,19 +1,15 @@
-"""Three small tasks of studies/flexkd.py: a wider teacher and narrower students of one family, trained from scratch.
+"""Two small tasks of studies/flexkd.py: a wider teacher and narrower students of one family, trained from scratch.
 
 ``topics``: which topic has most words in a list of 24 (a BERT-like classifier, accuracy). ``summaries``: the same kind
-of list, told in order of the topics' counts (a Llama-like model, ROUGE-L of greedy answers). ``instructions``: the rows
-of Self-Instruct (arXiv 2212.10560; a Llama-like model, mean log-likelihood of a token of the gold answer).
+of list, told in order of the topics' counts (a Llama-like model, ROUGE-L of greedy answers).
 """
 
 from __future__ import annotations
 
-import gzip
-import json
 import random
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -28,7 +24,7 @@ from isodistill.evaluation.generate import generate
 from isodistill.models.tiny import make_tiny_student
 from isodistill.training.forward import trained_tokens
 
-__all__ = ["LanguageTask", "Topics", "make_task"]
+__all__ = ["Summaries", "Topics", "make_task"]
 
 TOPICS = {
     "food": "bread rice soup cake egg tea salt corn", "tools": "saw drill nail rope axe clamp file glue",
@@ -49,11 +45,11 @@ class Seen:
 class Topics:
     """Classification; see the module."""
 
-    metric, width, teacher_steps, steps = "accuracy", 64, 800, 300
+    metric, width, teacher_steps, steps = "accuracy", 64, 800, 800
 
     def __init__(self, seed: int) -> None:
         rng = random.Random(f"topics {seed}")
-        self.train, self.test, self.many = ([self._row(rng) for _ in range(n)] for n in (512, 2000, 16000))
+        self.train, self.test, self.many = ([self._row(rng) for _ in range(n)] for n in (2048, 2000, 16000))
 
     def _row(self, rng: random.Random) -> tuple[list[int], int]:
         label = rng.randrange(4)
@@ -102,12 +98,14 @@ class Topics:
         return float((model.classifier(pooled).argmax(1) == batch["labels"]).float().mean())
 
 
-class LanguageTask:
+class Summaries:
     """Prompts and completions; see the module."""
 
-    def __init__(self, rows: list[Row], n_test: int, width: int, steps: tuple[int, int], rouge: bool) -> None:
-        self.metric, self.width, self.rouge = ("rouge_l" if rouge else "log_likelihood"), width, rouge
-        self.teacher_steps, self.steps = steps
+    metric, width, teacher_steps, steps = "rouge_l", 64, 1200, 400
+
+    def __init__(self, seed: int) -> None:
+        rng, n_test = random.Random(f"summaries {seed}"), 100
+        rows = [_summary(rng, i) for i in range(1300)]
         texts = [f"{row.prompt}\n{row.completion}" for row in rows[n_test:]]
         self.tokenizer = make_tiny_student(texts, 0).tokenizer
         self.test_rows = rows[:n_test]
@@ -143,8 +141,8 @@ class LanguageTask:
 
     @torch.no_grad()
     def judge(self, model: Any, removed: Tensor | None = None) -> float:
-        """ROUGE-L of greedy answers, or the mean log-likelihood; that of the latter with dimensions removed."""
-        if self.rouge and removed is None:
+        """ROUGE-L of greedy answers; with ``removed`` as in ``Topics``, the mean log-likelihood of a gold token."""
+        if removed is None:
             prompts = [encode_prompt(row, self.tokenizer, 512) for row in self.test_rows]
             answers = generate(model, self.tokenizer, prompts, max_new_tokens=24)
             pairs = zip(answers, self.test_rows, strict=True)
@@ -158,22 +156,9 @@ class LanguageTask:
         return total / n
 
 
-def make_task(name: str, seed: int, data: Path) -> Topics | LanguageTask:
+def make_task(name: str, seed: int) -> Topics | Summaries:
     """A task with the data of one seed."""
-    if name == "topics":
-        return Topics(seed)
-    if name == "summaries":
-        rng = random.Random(f"summaries {seed}")
-        return LanguageTask([_summary(rng, i) for i in range(1300)], 100, 64, (1200, 400), rouge=True)
-    rows = []
-    for part in ("seed", "user_oriented"):
-        with gzip.open(data / "instruct" / "self_instruct" / f"{part}.jsonl.gz", "rt", encoding="utf-8") as file:
-            for item in map(json.loads, file):
-                prompt = f"{item['instruction']}\n{item['input']}".strip()
-                if len(prompt) + len(item["output"]) < 400:
-                    rows.append(Row(id=item["id"], prompt=prompt, completion=item["output"]))
-    random.Random(f"instructions {seed}").shuffle(rows)
-    return LanguageTask(rows, 60, 64, (400, 300), rouge=False)
+    return Topics(seed) if name == "topics" else Summaries(seed)
 
 
 def _summary(rng: random.Random, number: int) -> Row:
