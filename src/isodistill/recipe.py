@@ -177,9 +177,11 @@ class Recipe:
 
     Attributes:
         student: ``smollm2-135m``, ``tiny`` (made on the spot), hub id, folder, or GGUF file.
-        teacher: asked at every token by objectives that need one: as ``student``, or ``self``, the student's own base.
+        teacher: asked at every token by objectives and terms that need one: as ``student``, or ``self``, the student's
+            own base.
         teacher_top_k: ask the teacher before training, once, and keep its so many likeliest tokens at every position on
             disk; 0 asks it live.
+        target: file of rows whose prompts alone are read, for ``prada``; null for every other method.
         problems: ``builtin:isomers``, ``real:NAME`` or ``real:NAME+NAME`` with ``real_data``, a file, or a ``datasets``
             name.
         real_data: folder of the real data sets for ``real:NAME``.
@@ -206,6 +208,7 @@ class Recipe:
     student: str = "smollm2-135m"
     teacher: str | None = None
     teacher_top_k: int = 0
+    target: str | None = None
     problems: str = "builtin:isomers"
     real_data: str | None = None
     columns: dict[str, str] | None = None

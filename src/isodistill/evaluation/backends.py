@@ -53,13 +53,18 @@ class Backend(Protocol):
 
 
 class LocalBackend:
-    """A model in this process; see ``generate``."""
+    """A model in this process; see ``generate``.
+
+    Args:
+        model: the model.
+        before: tokens that stand before every prompt, such as the virtual ones of a soft prompt.
+    """
 
     gives_logits = True
 
-    def __init__(self, model: PreTrainedModel) -> None:
-        self._model = model
-        self.context = getattr(model.config, "max_position_embeddings", None) or 2**31
+    def __init__(self, model: PreTrainedModel, before: Sequence[int] = ()) -> None:
+        self._model, self._before = model, list(before)
+        self.context = (getattr(model.config, "max_position_embeddings", None) or 2**31) - len(self._before)
 
     def generate(
         self,
@@ -78,7 +83,7 @@ class LocalBackend:
         return generate(
             self._model,
             tokenizer,
-            prompts,
+            [[*self._before, *prompt] for prompt in prompts],
             max_new_tokens=max_new_tokens,
             batch_size=batch_size,
             temperature=temperature,

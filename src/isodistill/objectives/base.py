@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import torch
@@ -49,10 +49,14 @@ class TrainedTokens:
 
 @dataclass(frozen=True)
 class StudentOutput:
-    """Student side of the trained positions: ``hidden`` (N, d) after the final norm; ``head`` maps (n, d) to logits."""
+    """Student side of the trained positions: ``hidden`` (N, d) after the final norm; ``head`` maps (n, d) to logits.
+
+    ``layers`` holds the states (N, d) after earlier layers, 1 to L - 1, that a term has asked for.
+    """
 
     hidden: Tensor
     head: Callable[[Tensor], Tensor]
+    layers: Mapping[int, Tensor] = field(default_factory=dict)
 
 
 TeacherOutput = StudentOutput | TopK

@@ -13,8 +13,9 @@ from isodistill.data.files import write_lines
 from isodistill.evaluation.records import PredictionLog, Record
 from isodistill.evaluation.results import compare, json_text
 from isodistill.evaluation.transfer import average_accuracy, backward_transfer, forgetting, forward_transfer
+from isodistill.pipeline.answering import name_of
 from isodistill.pipeline.stamps import digest
-from isodistill.pipeline.steps import name_of, resolved
+from isodistill.pipeline.steps import resolved
 from isodistill.recipe import Recipe
 
 __all__ = ["STAGES", "asked", "write_numbers"]

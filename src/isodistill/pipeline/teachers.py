@@ -60,7 +60,7 @@ def training_teacher(
     config: DistillConfig,
     n_student: int,
 ) -> tuple[TeacherModel | None, PreTrainedTokenizerBase | None]:
-    """Teacher and tokenizer of a training; None where the objective asks none, as a baseline beside it.
+    """Teacher and tokenizer of a training; None where objective and term ask none, as a baseline beside them.
 
     With ``teacher_top_k`` every row is asked here, and the teacher is let go before training.
 
@@ -75,10 +75,16 @@ def training_teacher(
     Raises:
         UserError: the teacher cannot be loaded, or its log-probs would mean nothing to the student.
     """
-    objective = fill_slots(recipe.method, recipe.objective, recipe.alignment)[0]
+    objective, _, term, _ = fill_slots(recipe.method, recipe.objective, recipe.alignment, recipe.term)
     by_text = isinstance(objective, VCRD) and objective.step_settings is not None
-    if recipe.teacher is None or not (objective.needs_teacher or by_text):
+    features = term is not None and term.needs_teacher
+    if recipe.teacher is None or not (objective.needs_teacher or by_text or features):
         return None, None
+    if recipe.teacher_top_k and features:
+        raise UserError(
+            f"teacher_top_k is {recipe.teacher_top_k}, and the term looks at the teacher's hidden states, which are "
+            "not kept on disk. Set teacher_top_k to 0."
+        )
     if recipe.teacher == "self" and not recipe.teacher_top_k:
         return "self", None
     teacher = load_student(recipe.student if recipe.teacher == "self" else recipe.teacher)

@@ -13,12 +13,12 @@ from torch import nn
 from transformers import Trainer
 
 from isodistill.alignment import Alignment
+from isodistill.guards import Guard
 from isodistill.training.checkpoint import load_rng, load_state, publish, save_rng, save_state
 from isodistill.training.guarding import Guarding
+from isodistill.training.step_term import StepTerm
 
 __all__ = ["ResumableTrainer"]
-
-_GUARD = "guard/"
 
 
 class ResumableTrainer(Trainer):
@@ -26,6 +26,7 @@ class ResumableTrainer(Trainer):
 
     alignment: Alignment
     guarding: Guarding
+    term: StepTerm
 
     @property
     def checkpoints(self) -> Path:
@@ -40,8 +41,9 @@ class ResumableTrainer(Trainer):
         save_rng(unfinished, self.args.process_index)
         if self.args.should_save:
             self.model.save_pretrained(unfinished)
-            guard = {f"{_GUARD}{name}": value for name, value in self.guarding.guard.state_dict().items()}
-            method = self.alignment.state_dict() | guard
+            method = self.alignment.state_dict()
+            for start, part in self._beside.items():
+                method |= {f"{start}{name}": value for name, value in part.state_dict().items()}
             save_state(unfinished, self._inner_optimizer(), self.lr_scheduler, method)
             self.state.save_to_json(str(unfinished / "trainer_state.json"))
         if self.args.world_size > 1:
@@ -56,9 +58,15 @@ class ResumableTrainer(Trainer):
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         if checkpoint is not None:
             method = load_state(Path(checkpoint), self._inner_optimizer(), self.lr_scheduler)
-            guard = {name.removeprefix(_GUARD): method.pop(name) for name in list(method) if name.startswith(_GUARD)}
+            for start, part in self._beside.items():
+                mine = [name for name in method if name.startswith(start)]
+                part.load_state_dict({name.removeprefix(start): method.pop(name) for name in mine})
             self.alignment.load_state_dict(method)
-            self.guarding.guard.load_state_dict(guard)
+
+    @property
+    def _beside(self) -> dict[str, Guard | StepTerm]:
+        """What has state beside the alignment, by what its names begin with in a checkpoint."""
+        return {"guard/": self.guarding.guard, "term/": self.term}
 
     def _inner_optimizer(self) -> torch.optim.Optimizer:
         """The torch optimizer inside accelerate's wrapper."""
@@ -73,5 +81,6 @@ class ResumableTrainer(Trainer):
         if self.args.should_save:
             folder = Path(output_dir or self.args.output_dir)
             self.model.save_pretrained(folder)
+            self.term.save(folder)
             if self.processing_class is not None:
                 self.processing_class.save_pretrained(folder)

@@ -11,7 +11,7 @@ from isodistill.alignment import ALIGNMENTS, Alignment
 from isodistill.errors import UserError
 from isodistill.guards import GUARDS, Guard
 from isodistill.objectives import OBJECTIVES, Objective
-from isodistill.terms import TERMS, IsomerConsistency
+from isodistill.terms import TERMS, Term
 
 __all__ = ["PRESETS", "fill_guard", "fill_slots"]
 
@@ -23,6 +23,9 @@ _ALIGNED = (
 
 # Token-level distillation, each position with equal weight.
 _DISTILLED = ("fkl", "rkl", "jsd", "skew", "vcrd")
+
+# Cross-entropy on traces and the term of the preset's own name.
+_WITH_TERM = ("flexkd", "projector", "cka", "prada")
 
 _CONSISTENT = {"name": "isomer_consistency"}
 
@@ -38,6 +41,10 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
     "uniform_mask": {"objective": {"name": "ce"}, "alignment": {"name": "iga", "control": "uniform"}},
     "isomer_consistency": {"objective": {"name": "ce"}, "alignment": {"name": "erm"}, "term": _CONSISTENT},
     "iga_consistency": {"objective": {"name": "ce"}, "alignment": {"name": "iga"}, "term": _CONSISTENT},
+    **{
+        name: {"objective": {"name": "ce"}, "alignment": {"name": "erm_pooled"}, "term": {"name": name}}
+        for name in _WITH_TERM
+    },
 }
 
 T = TypeVar("T")
@@ -48,7 +55,7 @@ def fill_slots(
     objective: Mapping[str, Any] | None,
     alignment: Mapping[str, Any] | None,
     term: Mapping[str, Any] | None = None,
-) -> tuple[Objective, Alignment, IsomerConsistency | None, dict[str, dict[str, Any]]]:
+) -> tuple[Objective, Alignment, Term | None, dict[str, dict[str, Any]]]:
     """The parts of a preset; a slot given with a name replaces the preset's, one without adds options to it.
 
     Returns:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any, Literal, TypeAlias, cast
 
 import torch
@@ -31,27 +32,43 @@ class LiveTeacher:
         teacher: the model, frozen and on its device, or ``self``.
         student: the model that is trained.
         dtype: of the head's product.
+
+    Attributes:
+        model: the teacher; for ``self`` the student's own, which is the teacher inside ``as_teacher`` alone.
     """
 
     def __init__(self, teacher: PreTrainedModel | Literal["self"], student: PeftModel, dtype: torch.dtype) -> None:
         self._own: PeftModel | None = None
         if teacher == "self":
             self._own = student
-            self._asked = Student(student, dtype)
+            self.model = cast(nn.Module, student.get_base_model())
         else:
-            self._asked = Student(cast(nn.Module, teacher), dtype)
+            self.model = cast(nn.Module, teacher)
+        self._asked = Student(self.model, dtype)
+
+    def set_layers(self, layers: Sequence[int]) -> None:
+        """Give the states after these earlier layers, too."""
+        self._asked.layers = layers
+
+    @contextmanager
+    def as_teacher(self) -> Iterator[None]:
+        """While open, ``model`` computes as the teacher: without adapter and in eval mode."""
+        if self._own is None:
+            yield
+            return
+        training = self._own.training
+        self._own.eval()
+        try:
+            with self._own.disable_adapter():
+                yield
+        finally:
+            self._own.train(training)
 
     @torch.no_grad()
     def __call__(self, batch: Mapping[str, Tensor], positions: Tensor) -> StudentOutput:
         """The teacher's side of flat positions (N,) of input_ids (rows, T)."""
-        if self._own is None:
+        with self.as_teacher():
             return self._asked(batch, positions)
-        training = self._own.training
-        self._own.eval()
-        with self._own.disable_adapter():
-            out = self._asked(batch, positions)
-        self._own.train(training)
-        return out
 
 
 class CachedTeacher:
@@ -87,12 +104,12 @@ class CachedTeacher:
 
 
 def open_teacher(
-    teacher: TeacherModel | None, student: PeftModel, objective: Objective, dtype: torch.dtype, device: torch.device
+    teacher: TeacherModel | None, student: PeftModel, asked: bool, dtype: torch.dtype, device: torch.device
 ) -> Callable[[Mapping[str, Tensor], Tensor], TeacherOutput] | None:
-    """The teacher as the training step asks it; None where the objective asks none at the tokens."""
+    """The teacher as the training step asks it; None where neither objective nor term has ``asked`` for it."""
     if isinstance(teacher, PreTrainedModel):
         teacher.to(device).eval().requires_grad_(False)
-    if teacher is None or not objective.needs_teacher:
+    if teacher is None or not asked:
         return None
     if isinstance(teacher, LogitCache):
         return CachedTeacher(teacher, device)
@@ -108,8 +125,10 @@ def teacher_obstacles(
     teacher_tokenizer: PreTrainedTokenizerBase | None,
     encoded: Sequence[Encoded],
     scorer: Scorer | None = None,
+    *,
+    features: bool = False,
 ) -> list[str]:
-    """Why this objective cannot ask this teacher; empty where it can.
+    """Why this objective, or a term, cannot ask this teacher; empty where they can.
 
     Args:
         objective: of the training.
@@ -120,36 +139,31 @@ def teacher_obstacles(
         teacher_tokenizer: of the teacher; None: the user vouches that it is the same.
         encoded: the rows that are trained on.
         scorer: of steps, where it is given instead of described.
+        features: a term looks at the teacher's hidden states.
     """
     steps = objective.step_settings if isinstance(objective, VCRD) else None
-    by_teacher = (
-        steps is not None
-        and scorer is None
-        and (
-            steps.scorer["name"] == "likelihood"
-            or (steps.scorer["name"] == "rollout" and steps.scorer.get("by", "teacher") == "teacher")
-        )
-    )
+    by_teacher = steps is not None and scorer is None and _scored_by_teacher(steps.scorer)
+    asked = objective.needs_teacher or features
     if steps is not None and not tokenizer.is_fast:
         return [f"{method} cuts traces into steps, which needs the offsets of a fast tokenizer"]
     if teacher is None:
-        if objective.needs_teacher or by_teacher:
-            what = "at every token" if objective.needs_teacher else "how valid steps are"
+        if asked or by_teacher:
+            what = "at every token" if asked else "how valid steps are"
             return [f"{method} asks a teacher {what}: set teacher (in Python teacher_model) to a model or to `self`"]
         return []
-    if not objective.needs_teacher:
+    if not asked:
         if by_teacher:
             return []  # it reads text, so any tokenizer will do
         return [f"{method} learns from traces on disk and asks no teacher while it trains; leave teacher_model out"]
     if isinstance(teacher, LogitCache):
         own = isinstance(objective, Distillation) and objective.rho > 0
-        return _cache_obstacles(objective, teacher, student, tokenizer, encoded, live=own or by_teacher)
+        return _cache_obstacles(objective, teacher, student, tokenizer, encoded, live=own or by_teacher or features)
     if teacher == "self":
         return []
     obstacles = []
     cut = getattr(objective, "vocab", "same") == "truncate"
     sizes = [_config(model).vocab_size for model in (teacher, student)]
-    if sizes[0] != sizes[1] and not cut:
+    if objective.needs_teacher and sizes[0] != sizes[1] and not cut:
         obstacles.append(
             f"the teacher has {sizes[0]} logits and the student {sizes[1]}; for one tokenizer with padded embeddings "
             "set objective.vocab to truncate"
@@ -164,6 +178,12 @@ def teacher_obstacles(
     if longest > context:
         obstacles.append(f"the longest row has {longest} tokens and the teacher reads {context}; lower max_length")
     return obstacles
+
+
+def _scored_by_teacher(scorer: Mapping[str, Any]) -> bool:
+    """The teacher judges the steps of VCRD."""
+    by = scorer.get("by", "teacher") == "teacher"
+    return bool(scorer["name"] == "likelihood" or (scorer["name"] == "rollout" and by))
 
 
 def _cache_obstacles(
@@ -190,7 +210,9 @@ def _cache_obstacles(
     if missing:
         obstacles.append(f"{cache.folder} lacks {missing} of {len(encoded)} rows; fill it from the rows trained on")
     if live:
-        obstacles.append("samples of the student and scores by the teacher need a model, not stored log-probs")
+        obstacles.append(
+            "samples of the student, scores by the teacher and its hidden states need a model, not stored log-probs"
+        )
     return obstacles
 
 
