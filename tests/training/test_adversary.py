@@ -33,7 +33,7 @@ def prada(make_trainer: Any) -> Callable[..., DistillTrainer]:
     """Trainers with PRADA's options, and target questions."""
 
     def make(options: dict[str, Any] | None = None, target: Any = None, **settings: Any) -> DistillTrainer:
-        term = {"n_virt": N, "width": 8, "dropout": 0.0, "learning_rate": 1e-2} | (options or {})
+        term = {"name": "prada", "n_virt": N, "width": 8, "dropout": 0.0, "learning_rate": 1e-2} | (options or {})
         common = {"method": "prada", "term": term, "max_steps": 2, "max_grad_norm": 1e9}
         given = {"target_dataset": target_rows() if target is None else target}
         trainer: DistillTrainer = make_trainer(**common | given | settings)
