@@ -35,6 +35,7 @@ def launch(folder: Path, name: str, processes: int, **settings: Any) -> list[dic
     return [load_file(folder / f"weights-{name}-{rank}.safetensors") for rank in range(processes)]
 
 
+TARGET = [{"id": f"t{i}", "prompt": f"In sports, add {i} and {2 * i}.", "domain": "sports"} for i in range(7)]
 THREE = ("law", "mathematics", "medicine")
 
 
@@ -70,10 +71,13 @@ def losses(folder: Path, name: str) -> list[tuple[int, float]]:
         {"method": "irm", "alignment": {"name": "irm", "lam": 10.0, "anneal": 0.0}},
         {"method": "dann"},
         {"method": "fish"},
+        {"method": "flexkd", "terms": [{"name": "flexkd", "stats": "step"}], "teacher_width": 48},
+        {"method": "projector", "teacher_width": 48},
+        {"method": "prada", "terms": [{"name": "prada", "dropout": 0.0, "n_virt": 3}], "target": TARGET},
     ],
     ids=[
         *("erm", "erm_pooled", "iga-factor", "iga-weight", "iga-tangent-debias", "iga-separable"),
-        *("pcgrad", "group_dro", "irm", "dann", "fish"),
+        *("pcgrad", "group_dro", "irm", "dann", "fish", "flexkd", "projector", "prada"),
     ],
 )
 def test_two_ranks_equal_one(tmp_path: Path, tokenizer: PreTrainedTokenizerFast, method: dict[str, Any]) -> None:

@@ -20,6 +20,7 @@ def main(settings: Path) -> None:
     """Read the settings file that the test wrote, train, save ``weights.safetensors`` beside it."""
     given = json.loads(settings.read_text())
     resume, disturbed = given.pop("resume", False), given.pop("disturb_rank", None)
+    teacher_width, target = given.pop("teacher_width", None), given.pop("target", None)
     torch.set_num_threads(1)
     tokenizer = PreTrainedTokenizerFast.from_pretrained(settings.parent / "tokenizer")
     torch.manual_seed(0)
@@ -28,12 +29,18 @@ def main(settings: Path) -> None:
         num_key_value_heads=2, max_position_embeddings=512, bos_token_id=None,
         eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id,
     )  # fmt: skip
+    student, teacher = LlamaForCausalLM(config), None
+    if teacher_width is not None:
+        wide = config.to_dict() | {"hidden_size": teacher_width, "head_dim": teacher_width // 4}
+        teacher = LlamaForCausalLM(LlamaConfig(**wide))
     trainer = DistillTrainer(
-        LlamaForCausalLM(config),
+        student,
         args=DistillConfig(use_cpu=True, bf16=False, disable_tqdm=True, logging_steps=1, **given),
         train_dataset=load_rows(settings.parent / "rows.jsonl").rows,
         processing_class=tokenizer,
         peft_config=LoraConfig(r=4, lora_alpha=8, target_modules="all-linear", task_type="CAUSAL_LM"),
+        teacher_model=teacher,
+        target_dataset=target,
     )
     generator = torch.Generator().manual_seed(1)
     for name, p in trainer.model.named_parameters():
