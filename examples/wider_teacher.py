@@ -2,9 +2,9 @@
 
     python examples/wider_teacher.py runs/wider [smollm2-135m]
 
-The last layer writes noise into the new dimensions, the final norm makes it ten times louder than the student's own,
-and the head has weights of 0 there. Flex-KD has to find the student's dimensions again; the loudest ones are the wrong
-ones. The noise changes the norm a little, so the teacher answers almost as the student does.
+The last layer writes noise into the new dimensions, the final norm makes it ten times louder, and the head has weights
+of 0 there: Flex-KD has to find the student's own dimensions again. The noise changes the norm a little, so the teacher
+answers almost as the student does.
 """
 
 from __future__ import annotations

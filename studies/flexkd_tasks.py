@@ -45,7 +45,7 @@ class Seen:
 class Topics:
     """Classification; see the module."""
 
-    metric, width, teacher_steps, steps = "accuracy", 64, 800, 800
+    metric, width, teacher_steps, steps = "accuracy", 64, 500, 500
 
     def __init__(self, seed: int) -> None:
         rng = random.Random(f"topics {seed}")
@@ -101,7 +101,7 @@ class Topics:
 class Summaries:
     """Prompts and completions; see the module."""
 
-    metric, width, teacher_steps, steps = "rouge_l", 64, 1200, 400
+    metric, width, teacher_steps, steps = "rouge_l", 64, 700, 250
 
     def __init__(self, seed: int) -> None:
         rng, n_test = random.Random(f"summaries {seed}"), 100

@@ -19,8 +19,8 @@ from isodistill.data.load import load_rows
 def main(settings: Path) -> None:
     """Read the settings file that the test wrote, train, save ``weights.safetensors`` beside it."""
     given = json.loads(settings.read_text())
-    resume, disturbed, taught = (given.pop(name, None) for name in ("resume", "disturb_rank", "teacher"))
-    earlier, ends = given.pop("earlier", None), given.pop("ends", None)
+    resume, disturbed, width = (given.pop(name, None) for name in ("resume", "disturb_rank", "teacher"))
+    earlier, ends, target = (given.pop(name, None) for name in ("earlier", "ends", "target"))
     torch.set_num_threads(1)
     tokenizer = PreTrainedTokenizerFast.from_pretrained(settings.parent / "tokenizer")
     torch.manual_seed(0)
@@ -42,7 +42,8 @@ def main(settings: Path) -> None:
         train_dataset=load_rows(settings.parent / "rows.jsonl").rows,
         processing_class=tokenizer,
         peft_config=lora if earlier is None else None,
-        teacher_model=other_weights(config) if taught else None,
+        teacher_model=None if width is None else other_weights(config, width),
+        target_dataset=target,
     )
     generator = torch.Generator().manual_seed(1)
     for name, p in trainer.model.named_parameters():
@@ -67,10 +68,10 @@ def main(settings: Path) -> None:
         torch.distributed.destroy_process_group()
 
 
-def other_weights(config: LlamaConfig) -> LlamaForCausalLM:
+def other_weights(config: LlamaConfig, width: int) -> LlamaForCausalLM:
     """A teacher."""
     torch.manual_seed(9)
-    return LlamaForCausalLM(config)
+    return LlamaForCausalLM(LlamaConfig(**config.to_dict() | {"hidden_size": width, "head_dim": width // 4}))
 
 
 if __name__ == "__main__":

@@ -233,6 +233,8 @@ def test_what_is_refused(prada: Callable[..., DistillTrainer], rows: list[Row], 
         prada(rows=one, target=target).train()
     with pytest.raises(UserError, match=r"Set train.max_length to|n_virt lower"):
         prada({"n_virt": 500})
+    with pytest.raises(UserError, match="question of the target cannot be asked"):
+        prada(target=[replace(target_rows(1)[0], prompt="many words " * 400)])
     with pytest.raises(UserError, match="belongs to none of them"):
         prada(method="iga", alignment={"name": "iga"})
     with pytest.raises(UserError, match="penalty of its own"):

@@ -17,7 +17,7 @@ from transformers import PreTrainedTokenizerBase
 from isodistill.alignment import Alignment, Penalised
 from isodistill.data.collate import collate
 from isodistill.data.encode import IGNORE_INDEX, Encoded, encode_prompt
-from isodistill.data.rows import NO_DOMAIN, Row
+from isodistill.data.rows import NO_DOMAIN, Row, RowError
 from isodistill.errors import UserError
 from isodistill.models.prompt import PROMPT, WEIGHTS, PromptEncoder, add_prompt, save_prompt, virtual_ids
 from isodistill.objectives import VCRD, StudentOutput
@@ -38,6 +38,9 @@ class Adversary(StepTerm):
         target: rows whose prompts alone are read.
         args: of the training.
         tokenizer: of the student.
+
+    Raises:
+        UserError: a question of the target is longer than ``max_length``, or not taken by the chat template.
     """
 
     def __init__(
@@ -52,7 +55,7 @@ class Adversary(StepTerm):
         super().__init__(trainer, args)
         self.term, self.model, self.tokenizer = term, model, tokenizer
         self._rows = list(target)
-        self._asked = [encode_prompt(row, tokenizer, args.max_length) for row in self._rows]
+        self._asked = [_prompt_ids(row, tokenizer, args.max_length) for row in self._rows]
         self.encoder: PromptEncoder | None = None
         self._virtual: list[int] = []
         self._n_vocab = virtual_ids(model.get_base_model(), 1)[0]
@@ -260,6 +263,15 @@ class Adversary(StepTerm):
             beside.mkdir(parents=True, exist_ok=True)
             names = {"domains": ", ".join(self.domains)}
             save_file(self.term.learner.module.state_dict(), beside / "classifier.safetensors", metadata=names)
+
+
+def _prompt_ids(row: Row, tokenizer: PreTrainedTokenizerBase, max_length: int) -> list[int]:
+    try:
+        return encode_prompt(row, tokenizer, max_length)
+    except RowError as error:
+        raise UserError(
+            f"A question of the target cannot be asked: {error}. Leave it out, or raise max_length."
+        ) from error
 
 
 def _question(row_id: str, domain: str, ids: list[int]) -> Encoded:
