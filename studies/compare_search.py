@@ -35,10 +35,10 @@ from isodistill.training.slots import fill_slots
 
 RESULTS = Path("docs/results")
 BEGIN, END = "<!-- search: begin, made by studies/compare_search.py from compare.json -->", "<!-- search: end -->"
-STEPS = 300
+STEPS = 400
 SETTING = f"conflicting cues, K = 8, rho 1, width 64, {STEPS} steps"
 COMMON = ["task.valid_problems=100", "train.width=64", f"train.steps={STEPS}"]
-SEEDS, DRAWS, LEFT_OUT = range(3), 3, (0,)
+SEEDS, DRAWS, LEFT_OUT = range(3), 2, (0,)
 RULES = {
     "train_val": "held-out problems of the trained surfaces",
     "leave_one_out": "a surface that was left out of training",
