@@ -15,6 +15,7 @@ from isodistill.data.files import Refusal, check_refused, write_lines
 from isodistill.data.load import load_rows, write_rows
 from isodistill.data.rows import Row
 from isodistill.errors import UserError
+from isodistill.evaluation.programs import need_sandbox
 from isodistill.evaluation.traces import Judged, judge
 from isodistill.pipeline.overlap import without_overlaps
 from isodistill.pipeline.problems import read_split, source_files, test_splits
@@ -83,6 +84,7 @@ def teach_rows(recipe: Recipe, folder: Path, stamps: Stamps) -> bool:
             path.unlink()
 
     def do() -> None:
+        need_sandbox(asked.row for asked in plan.asked)  # before anything is paid for
         with AnswerStore(folder / TRACES, plan.made_with) as store:
             refused = _ask(recipe, plan, store)
             traces = _judged(plan, store)
