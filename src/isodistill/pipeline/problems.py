@@ -31,6 +31,7 @@ __all__ = [
     "read_split",
     "source_files",
     "test_splits",
+    "untaught_splits",
 ]
 
 BUILTIN = "builtin:isomers"
@@ -160,13 +161,18 @@ def learned_file(recipe: Recipe, folder: Path, split: str) -> Path:
     return folder / ("problems" if recipe.teach is None else "taught") / f"{split}.jsonl"
 
 
+def untaught_splits(folder: Path) -> list[str]:
+    """All splits but train and valid; it may have none."""
+    return [name for name in _splits(folder) if name not in ("train", "valid")]
+
+
 def test_splits(folder: Path) -> list[str]:
     """The splits that are evaluated: all but train and valid.
 
     Raises:
         UserError: there is none.
     """
-    names = [name for name in _splits(folder) if name not in ("train", "valid")]
+    names = untaught_splits(folder)
     if not names:
         raise UserError(f"{folder / 'problems'} has no test split. Raise split.test, or give rows the split id or ood.")
     return names
