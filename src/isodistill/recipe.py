@@ -178,8 +178,7 @@ class Recipe:
     Attributes:
         student: ``smollm2-135m``, ``tiny`` (made on the spot), hub id, folder, or GGUF file.
         teacher: asked at every token by objectives that need one: as ``student``, or ``self``, the student's own base.
-        problems: ``builtin:isomers``, ``real:NAME`` or ``real:NAME+NAME`` with ``real_data``, a file, or a ``datasets``
-            name.
+        problems: ``builtin:isomers``, ``real:NAME`` with ``real_data``, a file, or a ``datasets`` name.
         real_data: folder of the real data sets for ``real:NAME``.
         columns: our column -> theirs, for files with other names.
         max_refused: share of rows that may be refused before the run stops.
