@@ -182,8 +182,7 @@ class Recipe:
         teacher_top_k: ask the teacher before training, once, and keep its so many likeliest tokens at every position on
             disk; 0 asks it live.
         target: file of rows whose prompts alone are read, for ``prada``; null for every other method.
-        problems: ``builtin:isomers``, ``real:NAME`` or ``real:NAME+NAME`` with ``real_data``, a file, or a ``datasets``
-            name.
+        problems: ``builtin:isomers``, ``real:NAME`` with ``real_data``, a file, or a ``datasets`` name.
         real_data: folder of the real data sets for ``real:NAME``.
         columns: our column -> theirs, for files with other names.
         max_refused: share of rows that may be refused before the run stops.

@@ -59,7 +59,7 @@ CASES: list[tuple[str, dict[str, Any], list[str], list[str]]] = [
     (
         "length_constraints:number_sentences",
         {"num_sentences": 3, "relation": "at least"},
-        ["One. Two! Three?", 'He said "No." Then he left. End.'],
+        ["One. Two! Three?", "So do I. You, too. Plan B.", 'He said "No." Then he left. End.'],
         ["Dr. Smith met Mr. Jones at 5.30 p.m. sharp. He left."],
     ),
     (

@@ -11,8 +11,9 @@ import pytest
 
 from isodistill.data.rows import Row
 from isodistill.errors import UserError
+from isodistill.evaluation import programs
 from isodistill.evaluation.traces import judge
-from isodistill.pipeline import problems, run_recipe
+from isodistill.pipeline import run_recipe, teach_run
 
 from .conftest import COMMAND, recipe_of
 
@@ -73,11 +74,15 @@ def test_a_trace_of_a_teacher_is_judged_by_its_tests_and_its_instructions() -> N
 def test_where_no_sandbox_can_be_made_the_run_stops_before_training(
     tmp_path: Path, write_rows: WriteRows, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(problems, "why_no_sandbox", lambda: "no sandbox can be made: unshare")
+    monkeypatch.setattr(programs, "why_no_sandbox", lambda: "no sandbox can be made: unshare")
     recipe = recipe_of(problems=str(write_rows(rows())), method="erm_pooled", baseline=None, split={"valid": 0.0})
     with pytest.raises(UserError, match="no sandbox can be made: unshare"):
         run_recipe(recipe, tmp_path / "run", COMMAND)
     assert not (tmp_path / "run" / "student").exists()
+    teachers = {"a": {"model": "m", "base_url": "http://127.0.0.1:1/v1"}}
+    taught = recipe_of(problems=recipe.problems, split={"valid": 0.0}, teach={"teachers": teachers})
+    with pytest.raises(UserError, match="no sandbox can be made: unshare"):
+        teach_run(taught, tmp_path / "taught", dry=False)
 
 
 def test_a_row_whose_tests_or_instructions_say_nothing_is_named(tmp_path: Path, write_rows: WriteRows) -> None:

@@ -244,6 +244,12 @@ def test_settings_that_do_not_go_together(teach: Any, tmp_path: Path, group: dic
     assert "sk-12345" not in printed
 
 
+def test_problems_without_a_test_split_can_be_taught(write: Any, teach: Any, tmp_path: Path) -> None:
+    recipe = write([row | {"split": "train"} for row in sums(3)])
+    assert teach(recipe)[0] == 0
+    assert len(lines(tmp_path / "run/taught/train.jsonl")) == 6
+
+
 def test_a_trace_that_repeats_an_evaluation_row_is_told_and_can_be_dropped(
     write: Any, teach: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

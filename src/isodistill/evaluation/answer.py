@@ -23,6 +23,7 @@ from isodistill.evaluation.generate import Generation
 from isodistill.evaluation.interrupt import StopAfterBlock
 from isodistill.evaluation.options import Options, distributions, option_tokens, watched_tokens, words_behind
 from isodistill.evaluation.parse import PARSER_VERSION, canon, parse_answer
+from isodistill.evaluation.programs import need_sandbox
 from isodistill.evaluation.records import PredictionLog, Record, Stage
 from isodistill.evaluation.verify import why_unreadable, with_reason
 
@@ -92,6 +93,9 @@ def answer_rows(
 
     Returns:
         Rows that cannot be asked: no answer that could be verified, or a prompt that leaves no room in the context.
+
+    Raises:
+        UserError: as `need_sandbox`.
     """
     asked, refused = _questions(rows, backend, tokenizer, max_new_tokens, n_samples)
     done = log.done(provenance.stage, split)
@@ -104,8 +108,7 @@ def answer_rows(
             if done.issuperset((q.row.id, q.sample) for q in block):
                 bar.update(len(block))
                 continue
-            seeds = [_seed(provenance.seed_train, q) for q in block]
-            generations, pis = _answered(backend, tokenizer, block, seeds, batch_size, sampling, bar)
+            generations, pis = _answered(backend, tokenizer, block, provenance.seed_train, batch_size, sampling, bar)
             # The states first, so that every record in the log has its state.
             folder = log.path.parent / "representations" / provenance.stage
             _keep_hidden(folder, f"{split}-{number:04d}", block, generations)
@@ -119,7 +122,7 @@ def _answered(
     backend: Backend,
     tokenizer: PreTrainedTokenizerBase,
     block: Sequence[_Question],
-    seeds: Sequence[int],
+    seed_train: int,
     batch_size: int,
     sampling: dict[str, Any],
     bar: tqdm[Any],
@@ -134,7 +137,7 @@ def _answered(
         tokenizer,
         questions[1],
         batch_size=batch_size,
-        seeds=seeds,
+        seeds=[_seed(seed_train, q) for q in block],
         watch=watched_tokens(questions[2]),
         follow=words_behind(*questions, tokenizer, backend.context),
         on_done=advance,
@@ -151,6 +154,7 @@ def _questions(
     n_samples: int,
 ) -> tuple[list[_Question], list[Refusal]]:
     """What can be asked of the rows, and the rows that cannot."""
+    need_sandbox(rows)
     asked: list[_Question] = []
     refused: list[Refusal] = []
     for row in rows:

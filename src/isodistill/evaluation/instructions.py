@@ -26,7 +26,7 @@ __all__ = ["KINDS", "Instruction", "broken_instructions", "read_instructions"]
 _WORD = re.compile(r"\w+")
 _CAPITALS = re.compile(r"\w[\w'’-]*")
 _SENTENCE_END = re.compile(r"[.!?…。！？।]+[\"'”’)\]*_]*(?=\s|$)")
-_ABBREVIATION = re.compile(r"(?:\b(?:mr|mrs|ms|dr|prof|st|vs|etc|e\.g|i\.e|fig)|\b[a-z](?:\.[a-z])*)$", re.I)
+_ABBREVIATION = re.compile(r"(?:\b(?:mr|mrs|ms|dr|prof|st|vs|etc|e\.g|i\.e|fig)|\b[a-z](?:\.[a-z])+)$", re.I)
 _HIGHLIGHT = re.compile(r"\*\*[^\n*]*[^\s*][^\n*]*\*\*|\*[^\n*]*[^\s*][^\n*]*\*")
 _BULLET = re.compile(r"^\s*(?:\*(?!\*)|-)", re.MULTILINE)
 _FENCE = re.compile(r"\A```(?:json)?(.*?)```\Z", re.DOTALL | re.I)
@@ -117,8 +117,9 @@ def _response_language(text: str, language: str) -> bool:
 
 
 def _number_of_sentences(text: str, num_sentences: int, relation: str) -> bool:
-    ends = [match for match in _SENTENCE_END.finditer(text) if not _ABBREVIATION.search(text[: match.start()])]
-    rest = text[ends[-1].end() :] if ends else text
+    places = [match.span() for match in _SENTENCE_END.finditer(text)]
+    ends = [end for start, end in places if not _ABBREVIATION.search(text[max(0, start - 12) : start])]
+    rest = text[ends[-1] :] if ends else text
     return _compare(len(ends) + bool(_WORD.search(rest)), relation, num_sentences)
 
 

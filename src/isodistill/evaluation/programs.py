@@ -13,16 +13,29 @@ and the tests stand below:
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 
-from isodistill.sandbox import Trial, run_tests
+from isodistill.data.rows import Row
+from isodistill.errors import UserError
+from isodistill.sandbox import Trial, run_tests, why_no_sandbox
 from isodistill.sandbox.tester import count_tests
 
-__all__ = ["TESTS_LINE", "program_in", "setup_and_tests", "try_program"]
+__all__ = ["TESTS_LINE", "need_sandbox", "program_in", "setup_and_tests", "try_program"]
 
 TESTS_LINE = "# tests"
 
 _FENCED = re.compile(r"^[ \t]*```[ \t]*(?:python3?|py)?[ \t]*\n(.*?)(?:^[ \t]*```|\Z)", re.DOTALL | re.MULTILINE | re.I)
 _DEFINES = re.compile(r"^\s*(?:async\s+def|def|class)\s", re.MULTILINE)
+
+
+def need_sandbox(rows: Iterable[Row]) -> None:
+    """Stop, with the reason, where programs would have to be run to judge answers to these rows and cannot be.
+
+    Raises:
+        UserError: a row is of type code, and no sandbox can be made on this machine.
+    """
+    if any(row.answer_type == "code" for row in rows) and (reason := why_no_sandbox()) is not None:
+        raise UserError(reason)
 
 
 def program_in(output: str) -> str | None:

@@ -13,6 +13,7 @@ from isodistill.data.split import check_leaks, split_rows, validate_domains
 from isodistill.data.tasks import TASKS, load_task
 from isodistill.errors import UserError
 from isodistill.evaluation.answer import why_unverifiable
+from isodistill.evaluation.programs import need_sandbox
 from isodistill.isomers.check import check_sets
 from isodistill.isomers.cues import Cue, with_cues
 from isodistill.isomers.generate import generate_sets
@@ -20,7 +21,6 @@ from isodistill.isomers.real import SOURCES, import_groups
 from isodistill.pipeline.overlap import without_overlaps
 from isodistill.pipeline.stamps import Stamps, digest, files_under
 from isodistill.recipe import Recipe
-from isodistill.sandbox import why_no_sandbox
 
 __all__ = [
     "BUILTIN",
@@ -31,6 +31,7 @@ __all__ = [
     "read_split",
     "source_files",
     "test_splits",
+    "untaught_splits",
 ]
 
 BUILTIN = "builtin:isomers"
@@ -160,13 +161,18 @@ def learned_file(recipe: Recipe, folder: Path, split: str) -> Path:
     return folder / ("problems" if recipe.teach is None else "taught") / f"{split}.jsonl"
 
 
+def untaught_splits(folder: Path) -> list[str]:
+    """All splits but train and valid; it may have none."""
+    return [name for name in _splits(folder) if name not in ("train", "valid")]
+
+
 def test_splits(folder: Path) -> list[str]:
     """The splits that are evaluated: all but train and valid.
 
     Raises:
         UserError: there is none.
     """
-    names = [name for name in _splits(folder) if name not in ("train", "valid")]
+    names = untaught_splits(folder)
     if not names:
         raise UserError(f"{folder / 'problems'} has no test split. Raise split.test, or give rows the split id or ood.")
     return names
@@ -199,8 +205,7 @@ def check_askable(recipe: Recipe, folder: Path) -> None:
     check_refused(refused, len(rows), recipe.max_refused, folder / "refused" / "test.jsonl")
     if len(refused) == len(rows):
         raise UserError(f"No test row could be asked, the first one because: {refused[0]}.")
-    if any(row.answer_type == "code" for row in rows) and (reason := why_no_sandbox()) is not None:
-        raise UserError(reason)
+    need_sandbox(rows)
 
 
 def _splits(folder: Path) -> list[str]:

@@ -17,7 +17,6 @@ import importlib
 import json
 import os
 import signal
-import sys
 from typing import Any, NoReturn
 
 from isodistill.sandbox.candidate import serve
@@ -31,9 +30,9 @@ from isodistill.sandbox.walls import (
 )
 from isodistill.sandbox.wire import Closed, read_bytes, receive
 
-__all__ = ["COMMON", "main", "text_from"]
+__all__ = ["main"]
 
-COMMON = (
+_COMMON = (
     "array", "bisect", "calendar", "cmath", "collections", "copy", "datetime", "decimal", "fractions", "functools",
     "hashlib", "heapq", "itertools", "json", "math", "operator", "os", "random", "re", "statistics", "string", "sys",
     "time", "typing", "unicodedata", "zlib",
@@ -48,7 +47,7 @@ def main(settings: dict[str, Any]) -> NoReturn:
         settings: ``place`` (an empty folder), ``alive`` (see ``die_with_parent``), ``seconds``, ``wall``,
             ``memory_mb``, ``scratch_mb``.
     """
-    for name in COMMON:
+    for name in _COMMON:
         importlib.import_module(name)
     try:
         new_namespaces()
@@ -70,7 +69,7 @@ def _first_process(settings: dict[str, Any], alive: int) -> NoReturn:
     new_root(settings["place"], settings["scratch_mb"])
     signal.signal(signal.SIGALRM, lambda number, frame: os._exit(0))
     signal.alarm(settings["wall"] + 1)  # whoever waits outside may be gone
-    setup, program = text_from(0), text_from(0)
+    setup, program = _text_from(0), _text_from(0)
     asked, answered, report = os.pipe(), os.pipe(), os.dup(1)
     os.dup2(2, 1)  # whatever is printed goes where its length is counted
     if os.fork() == 0:
@@ -82,7 +81,7 @@ def _first_process(settings: dict[str, Any], alive: int) -> NoReturn:
         os._exit(0)
     os.close(asked[0])
     os.close(answered[1])
-    tests = text_from(0)
+    tests = _text_from(0)
     os.close(0)
     hole = _walled_in(settings) or _hole_of_candidate(answered[0])
     _report(report, {"unsafe": hole} if hole else {"ready": True})
@@ -109,7 +108,7 @@ def _hole_of_candidate(descriptor: int) -> str | None:
     return hole
 
 
-def text_from(descriptor: int) -> str:
+def _text_from(descriptor: int) -> str:
     """One text: its length in four bytes, then UTF-8. What follows it is not read, so it is not in this process."""
     return read_bytes(descriptor, int.from_bytes(read_bytes(descriptor, 4), "big")).decode()
 
@@ -117,7 +116,3 @@ def text_from(descriptor: int) -> str:
 def _report(descriptor: int, message: dict[str, Any]) -> None:
     with contextlib.suppress(BrokenPipeError):
         os.write(descriptor, (json.dumps(message) + "\n").encode())
-
-
-if __name__ == "__main__":
-    main(json.loads(sys.argv[1]))

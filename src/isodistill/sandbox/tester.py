@@ -117,7 +117,7 @@ class _Candidate:
 
     def _stand_in(self, name: str, told: Any) -> Any:
         if isinstance(told, list) and told[0] == "module":
-            return importlib.import_module(told[1]) if told[1] in sys.stdlib_module_names else None
+            return importlib.import_module(name) if told[1] == name and name in sys.stdlib_module_names else None
         return _Held(self, name) if isinstance(told, list) and told[0] == "held" else self._decoded(told)
 
     def _decoded(self, message: Any) -> Any:
@@ -162,8 +162,11 @@ def _take_over(argument: Any, after: Any) -> None:
 
 
 def _error(name: str) -> Exception:
+    """The built-in error of this name, as the candidate raised it; any other name is not believed."""
     kind = getattr(builtins, name, None)
-    if isinstance(kind, type) and issubclass(kind, Exception):
+    if not (isinstance(kind, type) and issubclass(kind, BaseException)):
+        return _Foreign(name if name == TooLong.__name__ else "Exception")
+    if issubclass(kind, Exception):
         try:
             error: Exception = kind(_Raised())
             return error
