@@ -1,17 +1,16 @@
 """What VCRD costs over plain forward KL, and what a chunked KL step holds in memory over one of cross-entropy.
 
-One process, SmolLM2-135M as student and (``self``) as teacher, the rows and micro-batches of ``benchmarks.training``;
-the contenders take turns, each turn one optimizer step after one that warms up, with all that happens between them, and
-the median of the ratios counts. The unit is processor seconds. Step mode is measured twice: where every row's steps are
-known already, and where they are proposed and checked by rules first.
+SmolLM2-135M as student and (``self``) as teacher, the rows and micro-batches of ``benchmarks.training``. Each contender is
+a process of its own, so that its peak memory is known, too; they take turns, each turn one optimizer step after one that
+warms up, with all that happens between the two, and the median of the ratios counts. The unit is processor seconds. Step
+mode is measured twice: where every row's steps are known already, and where they are proposed and checked by rules first.
 
     python -m benchmarks.vcrd [--quick]
-    python -m benchmarks.vcrd --peak NAME      peak memory of one contender; the first asks each in turn
+    python -m benchmarks.vcrd --one NAME      seconds and peak memory in MB of one contender
 """
 
 from __future__ import annotations
 
-import gc
 import json
 import statistics
 import subprocess
@@ -21,11 +20,11 @@ from pathlib import Path
 from typing import Any
 
 from peft import LoraConfig
-from transformers import Trainer, TrainerCallback
+from transformers import TrainerCallback
 
-from benchmarks.training import LORA, SETS, _model, _settings, isomer_rows, peak_resident
+from benchmarks.training import LORA, SETS, _settings, isomer_rows, peak_resident
 from isodistill import DistillConfig, DistillTrainer
-from isodistill.models.load import Student, load_student
+from isodistill.models.load import load_student
 
 CE, FKL, TOKEN, KNOWN, FRESH = "cross-entropy", "forward KL", "VCRD, token", "VCRD, steps known", "VCRD, steps proposed"
 _STEPS = {"scorer": {"name": "rule"}, "n_prefix": 4, "max_tokens": 32}
@@ -48,54 +47,44 @@ class StepCost(TrainerCallback):
         self.ends.append(time.process_time())
 
 
-def contender(student: Student, name: str) -> Trainer:
-    """Our trainer with one of the objectives, two steps a call of ``train``."""
-    config = DistillConfig(method="erm_pooled", objective=OBJECTIVES[name], sets_per_batch=SETS, **_settings())
-    teacher = None if name == CE else "self"
-    rows, lora = isomer_rows(SETS), LoraConfig(**LORA)
-    return DistillTrainer(_model(student), config, rows, student.tokenizer, peft_config=lora, teacher_model=teacher)
-
-
 def run(quick: bool) -> dict[str, float]:
-    """Print the tables; return the ratios ``vcrd_vs_fkl``, ``vcrd_steps_*_vs_fkl`` and ``kl_peak_vs_ce``."""
-    student = load_student("smollm2-135m")
-    seconds: dict[str, list[float]] = {name: [] for name in OBJECTIVES}
+    """Print the table; return the ratios ``vcrd_vs_fkl``, ``vcrd_steps_*_vs_fkl``, ``fkl_vs_ce`` and ``kl_peak_vs_ce``."""
+    found: dict[str, list[list[float]]] = {name: [] for name in OBJECTIVES}
     for _ in range(1 if quick else 3):
-        for name, taken in seconds.items():
-            timer, trainer = StepCost(), contender(student, name)
-            trainer.add_callback(timer)
-            trainer.train()
-            taken.append(timer.ends[-1] - timer.ends[-2])
-            print(f"{name:24} {taken[-1]:8.2f} s/step", flush=True)
-            del trainer
-            gc.collect()  # a trainer and its callbacks know each other
+        for name, turns in found.items():
+            command = [sys.executable, "-m", "benchmarks.vcrd", "--one", name]
+            done = subprocess.run(command, capture_output=True, text=True, check=True)
+            turns.append([float(number) for number in done.stdout.split()[-2:]])
+            print(f"{name:24} {turns[-1][0]:6.2f} cpu s/step {turns[-1][1]:6.0f} MB", flush=True)
 
-    def ratio(name: str, rival: str) -> float:
-        return statistics.median(own / other for own, other in zip(seconds[name], seconds[rival], strict=True))
+    def ratio(name: str, rival: str, what: int = 0) -> float:
+        return statistics.median(own[what] / other[what] for own, other in zip(found[name], found[rival], strict=True))
 
-    peaks = {name: _peak(name) for name in (CE, FKL, TOKEN)}
-    for name, peak in peaks.items():
-        print(f"peak memory {name:34} {peak:6.0f} MB")
     return {
         "vcrd_vs_fkl": ratio(TOKEN, FKL),
         "vcrd_steps_known_vs_fkl": ratio(KNOWN, FKL),
         "vcrd_steps_proposed_vs_fkl": ratio(FRESH, FKL),
         "fkl_vs_ce": ratio(FKL, CE),
-        "kl_peak_vs_ce": peaks[FKL] / peaks[CE],
+        "kl_peak_vs_ce": ratio(FKL, CE, 1),
     }
 
 
-def _peak(name: str) -> float:
-    """Peak resident memory in MB of a process that trains two steps with this contender alone."""
-    command = [sys.executable, "-m", "benchmarks.vcrd", "--peak", name]
-    return float(subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()[-1])
+def one(name: str) -> None:
+    """Train two steps with an objective; print the seconds of the second and the peak of the process."""
+    student, timer = load_student("smollm2-135m"), StepCost()
+    config = DistillConfig(method="erm_pooled", objective=OBJECTIVES[name], sets_per_batch=SETS, **_settings())
+    teacher = None if name == CE else "self"
+    rows, lora = isomer_rows(SETS), LoraConfig(**LORA)
+    trainer = DistillTrainer(student.model, config, rows, student.tokenizer, peft_config=lora, teacher_model=teacher)
+    trainer.add_callback(timer)
+    trainer.train()
+    print(timer.ends[-1] - timer.ends[-2], peak_resident() / 2**20)
 
 
 def main() -> None:
-    """Everything, its ratios put beside the others in ``benchmarks/results.json``; or one contender's memory."""
-    if "--peak" in sys.argv:
-        contender(load_student("smollm2-135m"), sys.argv[-1]).train()
-        print(peak_resident() / 2**20)
+    """Everything, its ratios put beside the others in ``benchmarks/results.json``; or one contender."""
+    if "--one" in sys.argv:
+        one(sys.argv[-1])
         return
     path = Path(__file__).with_name("results.json")
     known = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
