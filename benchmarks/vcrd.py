@@ -1,9 +1,9 @@
 """What VCRD costs over plain forward KL, and what a chunked KL step holds in memory over one of cross-entropy.
 
-SmolLM2-135M as student and (``self``) as teacher, the rows and micro-batches of ``benchmarks.training``. Each contender is
-a process of its own, so that its peak memory is known, too; they take turns, each turn one optimizer step after one that
-warms up, with all that happens between the two, and the median of the ratios counts. The unit is processor seconds. Step
-mode is measured twice: where every row's steps are known already, and where they are proposed and checked by rules first.
+SmolLM2-135M as student and (``self``) as teacher, the rows and micro-batches of ``benchmarks.training``. Each contender
+is a process of its own, so that its peak memory is known, too. They take turns; a turn is one optimizer step after one
+that warms up, with all that happens between the two, in processor seconds, and the median of the ratios counts. Step
+mode is measured twice: every row's steps known already, and proposed and checked by rules first.
 
     python -m benchmarks.vcrd [--quick]
     python -m benchmarks.vcrd --one NAME      seconds and peak memory in MB of one contender
@@ -48,7 +48,7 @@ class StepCost(TrainerCallback):
 
 
 def run(quick: bool) -> dict[str, float]:
-    """Print the table; return the ratios ``vcrd_vs_fkl``, ``vcrd_steps_*_vs_fkl``, ``fkl_vs_ce`` and ``kl_peak_vs_ce``."""
+    """Print the table; return the ratios of seconds, and ``kl_peak_vs_ce``, that of peak memory."""
     found: dict[str, list[list[float]]] = {name: [] for name in OBJECTIVES}
     for _ in range(1 if quick else 3):
         for name, turns in found.items():
