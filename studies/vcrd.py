@@ -39,10 +39,14 @@ from isodistill.models.tiny import make_tiny_student
 
 RESULTS, WORK = Path("docs/results"), Path("runs/vcrd")
 BEGIN, END = "<!-- tables: begin, made by studies/vcrd.py from vcrd.json -->", "<!-- tables: end -->"
-SEEDS = (0, 1, 2)
-SETTING = "chains of 3 sums, teacher wrong at every subtraction of 7 to 9"
+SEEDS = (0, 1, 2, 3, 4)
+SETTINGS = {
+    20: "chains of 3 sums, teacher wrong at every subtraction of 7 to 9, 20 steps (every trace seen 1.3 times)",
+    80: "chains of 3 sums, teacher wrong at every subtraction of 7 to 9, 80 steps (every trace seen 5.3 times)",
+}
+"""Optimizer steps -> what the records call it."""
 OPERATIONS, PLANTED = 3, (7, 8, 9)
-N_TRAIN, N_TEST, STEPS, ROWS, LR = 240, 200, 80, 16, 2e-3
+N_TRAIN, N_TEST, ROWS, LR = 240, 200, 16, 2e-3
 STEPWISE = {"n_prefix": OPERATIONS + 1, "max_tokens": 16}
 RULE = {"steps": STEPWISE | {"scorer": {"name": "rule"}}}
 METHODS: dict[str, tuple[str, dict[str, Any]]] = {
@@ -54,6 +58,7 @@ METHODS: dict[str, tuple[str, dict[str, Any]]] = {
     "vcrd_token": ("VCRD, token mode", {"name": "vcrd"}),
     "vcrd_likelihood": ("VCRD, steps by likelihood", {"name": "vcrd", "steps": STEPWISE}),
     "vcrd_rule": ("VCRD, steps by rules", {"name": "vcrd", **RULE}),
+    "vcrd_rule_sharp": ("VCRD, steps by rules, beta 8", {"name": "vcrd", **RULE, "beta": 8.0}),
     "vcrd_rollout": (
         "VCRD, steps by rollouts",
         {"name": "vcrd", "steps": STEPWISE | {"scorer": {"name": "rollout", "by": "base", "max_tokens": 40}}},
@@ -78,12 +83,12 @@ def main() -> None:
     given = parser.parse_args()
     torch.set_num_threads(1)
     log = RESULTS / "vcrd-runs.jsonl"
-    done = {(run["method"], run["seed"]) for run in read_log(log)}
-    missing = [(method, seed) for seed in SEEDS for method in METHODS if (method, seed) not in done]
-    for method, seed in missing[: given.runs]:
-        append_log(log, one_run(method, seed, given.work))
+    done = {(run["steps"], run["method"], run["seed"]) for run in read_log(log)}
+    grid = [(steps, method, seed) for steps in SETTINGS for seed in SEEDS for method in METHODS]
+    for steps, method, seed in [one for one in grid if one not in done][: given.runs]:
+        append_log(log, one_run(steps, method, seed, given.work))
         report(read_log(log))
-        print(f"{method}, seed {seed}: {read_log(log)[-1]['scores']}", flush=True)
+        print(f"{steps} steps, {method}, seed {seed}: {read_log(log)[-1]['scores']}", flush=True)
     report(read_log(log))
 
 
@@ -175,7 +180,7 @@ def _pretrain(model: PreTrainedModel, tokenizer: Any, rows: list[Row], seed: int
 # ---- one run ----
 
 
-def one_run(method: str, seed: int, work: Path) -> Run:
+def one_run(steps: int, method: str, seed: int, work: Path) -> Run:
     """Distil, test; the line of the record."""
     teacher, student = brought_up(work, 0, teacher=True), brought_up(work, seed, teacher=False)
     rows, tests = problems(N_TRAIN, seed, flawed=True, prefix="train"), problems(N_TEST, 0, flawed=False, prefix="test")
@@ -183,12 +188,12 @@ def one_run(method: str, seed: int, work: Path) -> Run:
     objective = dict(METHODS[method][1])
     if objective["name"] != "ce":
         objective |= {"lam_ce": 0.0, "lam_kd": 1.0}
-    folder = work / f"{method}-{seed}"
+    folder = work / f"{method}-{steps}-{seed}"
     shutil.rmtree(folder, ignore_errors=True)
     trainer = DistillTrainer(
         student.model,
         args=DistillConfig(
-            output_dir=str(folder), method="erm_pooled", objective=objective, max_steps=STEPS, sets_per_batch=ROWS,
+            output_dir=str(folder), method="erm_pooled", objective=objective, max_steps=steps, sets_per_batch=ROWS,
             learning_rate=LR, use_cpu=True, bf16=False, save_strategy="no", disable_tqdm=True, seed=seed,
         ),
         train_dataset=rows,
@@ -201,6 +206,7 @@ def one_run(method: str, seed: int, work: Path) -> Run:
     seconds = time.perf_counter() - began
     after = scores(merged_copy(trainer.model, torch.float32), student.tokenizer, tests)
     return {
+        "steps": steps,
         "method": method,
         "seed": seed,
         "parameters": sum(p.numel() for p in student.model.parameters()),
@@ -229,7 +235,7 @@ def scores(model: PreTrainedModel, tokenizer: Any, tests: list[Row]) -> dict[str
 def auroc_of(file: Path, rows: list[Row]) -> float | None:
     """Chance that delta is lower at a planted sum than at another one, ties half; None outside step mode.
 
-    Only sums count, not the closing sentence, and only steps whose trace is off by no earlier error of the student's.
+    Only sums count, not the closing sentence.
     """
     if not file.exists():
         return None
@@ -250,19 +256,24 @@ def auroc_of(file: Path, rows: list[Row]) -> float | None:
 
 def report(runs: list[Run]) -> None:
     """``vcrd.json`` and the tables of the page."""
-    found: dict[str, dict[int, Run]] = {method: {} for method in METHODS}
-    for run in runs:
-        found[run["method"]][run["seed"]] = run
-    records = [
-        _record(method, metric, found)
-        for method in METHODS
-        for metric in (*METRICS, "auroc", "seconds")
-        if any(_value(run, metric) is not None for run in found[method].values())
-    ]
+    records = [record for steps in SETTINGS for record in _records(steps, [r for r in runs if r["steps"] == steps])]
     write_lines(RESULTS / "vcrd.json", [json.dumps(records, indent=1, allow_nan=False)])
     page = RESULTS / "vcrd.md"
     before, _, rest = page.read_text(encoding="utf-8").partition(BEGIN)
     write_lines(page, f"{before}{BEGIN}\n\n{tables(records, runs)}\n\n{END}{rest.partition(END)[2]}".splitlines())
+
+
+def _records(steps: int, runs: list[Run]) -> list[Run]:
+    """Those of one setting."""
+    found: dict[str, dict[int, Run]] = {method: {} for method in METHODS}
+    for run in runs:
+        found[run["method"]][run["seed"]] = run
+    return [
+        {"setting": SETTINGS[steps], **_record(method, metric, found)}
+        for method in METHODS
+        for metric in (*METRICS, "auroc", "seconds")
+        if any(_value(run, metric) is not None for run in found[method].values())
+    ]
 
 
 def _value(run: Run, metric: str) -> float | None:
@@ -281,7 +292,6 @@ def _record(method: str, metric: str, found: dict[str, dict[int, Run]]) -> Run:
     compared = method != "fkl" and len(apart) >= MIN_SEEDS
     first = next(iter(found[method].values()))
     return {
-        "setting": SETTING,
         "student": f"lab Llama, {first['parameters'] / 1e6:.2f} M parameters",
         "method": method,
         "metric": metric,
@@ -294,31 +304,38 @@ def _record(method: str, metric: str, found: dict[str, dict[int, Run]]) -> Run:
 
 
 def tables(records: list[Run], runs: list[Run]) -> str:
-    """The table of the page: methods in order, with what stood before them."""
-    found = {(r["method"], r["metric"]): r for r in records}
+    """One table per setting: what stood before them, then the methods in order."""
     head = [METRICS["acc"], "more than forward KL by", METRICS["planted"], "more by", METRICS["clean"], "more by"]
-    lines = [
-        f"| method | seeds | {' | '.join(head)} | AUROC of delta | seconds |",
-        f"| --- | ---: |{' ---: |' * (len(head) + 2)}",
-    ]
-    for name in ("teacher", "before") if runs else ():
+    lines: list[str] = []
+    for steps, label in SETTINGS.items():
+        found = {(r["method"], r["metric"]): r for r in records if r["setting"] == label}
+        if not found:
+            continue
+        lines += ["", f"### {label.rpartition(', ')[2]}", ""]
+        lines.append(f"| method | seeds | {' | '.join(head)} | AUROC of delta | seconds |")
+        lines.append(f"| --- | ---: |{' ---: |' * (len(head) + 2)}")
+        lines += _before([run for run in runs if run["steps"] == steps])
+        for method, (words, _) in METHODS.items():
+            if (method, "acc") in found:
+                cells = [words, str(len(found[method, "acc"]["seeds"]))]
+                for metric in METRICS:
+                    cells += [_mean(found[method, metric]), _difference(found[method, metric])]
+                cells.append(_mean(found[method, "auroc"]) if (method, "auroc") in found else "-")
+                lines.append(f"| {' | '.join(cells)} | {found[method, 'seconds']['mean']:.0f} |")
+    return "\n".join(lines).strip()
+
+
+def _before(runs: list[Run]) -> list[str]:
+    """The rows of the teacher and of the students before distillation."""
+    lines = []
+    for name, label in (("teacher", "the teacher"), ("before", "the student before")):
         by_seed = {run["seed"]: run[name] for run in runs}
-        cells: list[str] = []
+        cells = []
         for metric in METRICS:
             values = [scores[metric] for scores in by_seed.values()]
             cells += [f"{sum(values) / len(values):.3f}", "-"]
-        label = "the teacher" if name == "teacher" else "the student before"
         lines.append(f"| {label} | {len(by_seed)} | {' | '.join(cells)} | - | - |")
-    for method, (label, _) in METHODS.items():
-        if (method, "acc") not in found:
-            continue
-        cells = [label, str(len(found[method, "acc"]["seeds"]))]
-        for metric in METRICS:
-            cells += [_mean(found[method, metric]), _difference(found[method, metric])]
-        cells.append(_mean(found[method, "auroc"]) if (method, "auroc") in found else "-")
-        cells.append(f"{found[method, 'seconds']['mean']:.0f}")
-        lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(lines)
+    return lines
 
 
 def _mean(record: Run) -> str:

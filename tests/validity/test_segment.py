@@ -52,6 +52,12 @@ def test_every_token_lies_in_one_step(tokenizer: PreTrainedTokenizerFast) -> Non
     assert tokenizer.decode(ids[firsts[1] : firsts[2]]).strip() == "24 - 5 = 19."
 
 
+def test_a_token_that_ends_a_step_belongs_to_it() -> None:
+    assert token_steps("a\nb", "lines", [1, 2, 3]) == ([0, 2], ["a\n", "b"])
+    assert token_steps("a. b", "sentences", [1, 2, 4]) == ([0, 2], ["a.", " b"])  # the space goes with its token
+    assert token_steps("a\nb\nc", "lines", [1, 4, 5]) == ([0, 1, 2], ["a", "\nb\n", "c"])
+
+
 @settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(text=st.text("ab1.! \n\t(['\"#\\é", min_size=1, max_size=40), kind=st.sampled_from(SEGMENTS))
 def test_steps_join_to_the_text_and_none_is_empty(tokenizer: PreTrainedTokenizerFast, text: str, kind: str) -> None:

@@ -219,8 +219,10 @@ def rows_of(tokens: TrainedTokens, teacher: TeacherOutput | None, w: Tensor | No
 
 
 def _teacher_at(teacher: TeacherOutput | None, span: slice) -> Tensor | TopK | None:
-    if teacher is None or isinstance(teacher, TopK):
-        return None if teacher is None else teacher.at(span)
+    if teacher is None:
+        return None
+    if isinstance(teacher, TopK):
+        return teacher.at(span)
     with torch.no_grad():
         return teacher.head(teacher.hidden[span].detach())
 

@@ -103,8 +103,8 @@ def train_student(recipe: Recipe, folder: Path, stamps: Stamps, earlier: Path | 
         print(f"Training {recipe.method} on {config.placement}", flush=True)
         rows = load_rows(learned, max_refused=0).rows
         held_rows = load_rows(held, max_refused=0).rows if held.exists() else None
-        asked = student.tokenizer, [*rows, *(held_rows or [])], config, student.model.config.vocab_size
-        teacher, teacher_tokenizer = training_teacher(recipe, folder, *asked)
+        seen = [*rows, *(held_rows or [])]
+        teacher, teacher_tokenizer = training_teacher(recipe, folder, student, seen, config)
         trainer = DistillTrainer(
             model,
             args=config,

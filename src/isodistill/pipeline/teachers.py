@@ -12,7 +12,7 @@ from isodistill.data.rows import Row
 from isodistill.errors import UserError
 from isodistill.evaluation.generate import generate
 from isodistill.models.device import choose_placement
-from isodistill.models.load import load_student
+from isodistill.models.load import Student, load_student
 from isodistill.objectives import VCRD
 from isodistill.pipeline.ranks import is_main, wait_for_all
 from isodistill.recipe import Recipe, parse_settings
@@ -53,12 +53,7 @@ def make_teacher(settings: TeacherSettings, recipe: Recipe) -> Teacher:
 
 
 def training_teacher(
-    recipe: Recipe,
-    folder: Path,
-    tokenizer: PreTrainedTokenizerBase,
-    rows: Sequence[Row],
-    config: DistillConfig,
-    n_student: int,
+    recipe: Recipe, folder: Path, student: Student, rows: Sequence[Row], config: DistillConfig
 ) -> tuple[TeacherModel | None, PreTrainedTokenizerBase | None]:
     """Teacher and tokenizer of a training; None where objective and term ask none, as a baseline beside them.
 
@@ -67,10 +62,9 @@ def training_teacher(
     Args:
         recipe: of the run.
         folder: the log-probs go into its ``teacher-logits``.
-        tokenizer: of the student.
+        student: as it is before training, which is the teacher ``self``.
         rows: all rows that the objective will see.
         config: of the training.
-        n_student: logits of the student.
 
     Raises:
         UserError: the teacher cannot be loaded, or its log-probs would mean nothing to the student.
@@ -87,15 +81,14 @@ def training_teacher(
         )
     if recipe.teacher == "self" and not recipe.teacher_top_k:
         return "self", None
-    teacher = load_student(recipe.student if recipe.teacher == "self" else recipe.teacher)
+    teacher = student if recipe.teacher == "self" else load_student(recipe.teacher)
     if not recipe.teacher_top_k:
         return teacher.model, teacher.tokenizer
     truncate = getattr(objective, "vocab", "same") == "truncate"
-    n_teacher = teacher.model.config.vocab_size
-    n_vocab = common_vocabulary(tokenizer, teacher.tokenizer, n_student, n_teacher, truncate=truncate)
-    maker = made_by(
-        recipe.teacher, fingerprint(teacher.model), tokenizer, n_vocab, getattr(objective, "temperature", 1.0)
-    )
+    tokenizer, sizes = student.tokenizer, (student.model.config.vocab_size, teacher.model.config.vocab_size)
+    n_vocab = common_vocabulary(tokenizer, teacher.tokenizer, *sizes, truncate=truncate)
+    temperature = getattr(objective, "temperature", 1.0)
+    maker = made_by(recipe.teacher, fingerprint(teacher.model), tokenizer, n_vocab, temperature)
     if is_main():
         encoded, _ = encode_rows(rows, tokenizer, config.max_length, max_refused=1.0)
         cache = LogitCache(folder / "teacher-logits", maker, k=recipe.teacher_top_k)

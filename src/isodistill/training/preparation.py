@@ -176,9 +176,13 @@ class Preparation:
 
     def _write(self, found: Sequence[Measured]) -> None:
         if found and self.trainer.args.process_index == 0:
-            self._file.parent.mkdir(parents=True, exist_ok=True)
-            with self._file.open("a", encoding="utf-8") as file:
-                file.writelines(one.line() + "\n" for one in found)
+            try:
+                with self._file.open("a", encoding="utf-8") as file:
+                    file.writelines(one.line() + "\n" for one in found)
+            except OSError as error:
+                raise UserError(
+                    f"{self._file} cannot be written: {error.strerror}. Free some space and start the command again."
+                ) from error
 
     def _go_on(self) -> None:
         """Take in what was measured before the step that training goes on from; later lines will be made again."""
