@@ -28,7 +28,7 @@ GUARDS: dict[str, dict[str, Any]] = {
     "angular_monitor": {"name": "angular"},
     "angular_freeze": {"name": "angular", "mode": "freeze", "threshold": 0.01},
     "l2": {"name": "l2"},
-    "ewc": {"name": "ewc"},
+    "ewc": {"name": "ewc", "n_samples": 16},
     "si": {"name": "si"},
     "lwf": {"name": "lwf"},
     "replay": {"name": "replay"},

@@ -15,7 +15,7 @@ from isodistill.evaluation.statistics import paired_interval
 __all__ = ["difference", "record", "spread", "write"]
 
 Run = dict[str, Any]
-LOWER_IS_BETTER = ("forgetting", "growth", "seconds_per_step", "seconds_at_end")
+LOWER_IS_BETTER = ("forgetting", "growth")
 
 
 def write(results: Path, name: str, records: Sequence[Run], section: str) -> None:

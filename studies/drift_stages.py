@@ -44,7 +44,7 @@ GUARDS: dict[str, dict[str, Any]] = {
     "o_lora": {"name": "o_lora"},
     "si": {"name": "si"},
 }
-METRICS = ("acc", "bwt", "forgetting", "fwt", "growth", "seconds_per_step", "seconds_at_end")
+METRICS = ("acc", "bwt", "forgetting", "fwt", "growth")
 RIVALS = ("l2", "none")
 
 Run = dict[str, Any]
@@ -128,9 +128,6 @@ def one_run(recipe: Recipe, seed: int, order: str, guard: str, out: Path) -> Run
         "steps": [one["steps"] for one in cost],
         **{key: numbers[key] for key in ("R", "b", "acc", "bwt", "forgetting", "fwt")},
         "growth": told["growth"][-1],
-        # The first stage has nothing to guard yet.
-        "seconds_per_step": fmean(one["seconds"] / one["steps"] for one in cost[1:]),
-        "seconds_at_end": fmean(one["guard_seconds"] for one in cost[:-1]),
         "frozen": [one["shares"]["frozen"] for one in drift],
         "mean_angle": [fmean(layer["mean"] for layer in one["layers"].values()) for one in drift],
         "largest_angle": [max(layer["max"] for layer in one["layers"].values()) for one in drift],
@@ -173,19 +170,18 @@ def report(runs: list[Run]) -> None:
 def _table(found: dict[str, dict[int, Run]], made: dict[tuple[str, str], Run], tasks: tuple[str, ...]) -> list[str]:
     columns = [
         *("guard", "seeds", "ACC", *(f"{task}, at the end" for task in tasks), "BWT", "forgetting", "FWT", "growth"),
-        *("frozen", "largest angle / pi", "s/step", "s at end", "ACC above l2 by", "ACC above none by"),
+        *("frozen", "largest angle / pi", "ACC above l2 by", "ACC above none by"),
     ]
     lines = [f"| {' | '.join(columns)} |", f"| --- |{' ---: |' * (len(columns) - 1)}"]
     for guard, runs in found.items():
         apart = made[guard, "acc"]["diff_to"]
-        mean = {m: f"{made[guard, m]['mean']:.2f}" for m in ("growth", "seconds_per_step", "seconds_at_end")}
         ends = [f"{fmean(run['R'][-1][j] for run in runs.values()):.3f}" for j in range(len(tasks))]
         spreads = {m: drift_page.spread(made[guard, m]) for m in ("acc", "bwt", "forgetting", "fwt")}
         frozen = fmean(run["frozen"][-1] for run in runs.values())
         angle = fmean(max(run["largest_angle"]) for run in runs.values())
         cells = [guard, str(len(runs)), spreads["acc"], *ends, spreads["bwt"], spreads["forgetting"], spreads["fwt"]]
-        cells += [mean["growth"], f"{100 * frozen:.1f} %", f"{angle:.3f}", mean["seconds_per_step"]]
-        cells += [mean["seconds_at_end"], *(drift_page.difference(apart.get(rival)) for rival in RIVALS)]
+        cells += [f"{made[guard, 'growth']['mean']:.2f}", f"{100 * frozen:.1f} %", f"{angle:.3f}"]
+        cells += [*(drift_page.difference(apart.get(rival)) for rival in RIVALS)]
         lines.append(f"| {' | '.join(cells)} |")
     return lines
 

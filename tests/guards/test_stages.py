@@ -198,7 +198,17 @@ def test_iga_in_the_tangent_space_cannot_lose_a_factor(make_stage: MakeStage) ->
     make_stage("monitored", {"name": "angular"}, **tangent)
 
 
-# ---- replay ----
+# ---- lwf and replay ----
+
+
+def test_lwf_compares_with_the_student_of_the_last_stage(make_stage: MakeStage) -> None:
+    first = finish(make_stage("first", {"name": "lwf"}))
+    trainer = make_stage("second", {"name": "lwf"}, first, task=1, warmup_steps=0)
+    trainer.train()
+    lines = (Path(trainer.args.output_dir) / "metrics.jsonl").read_text().splitlines()
+    kl = [line["guard/kl"] for line in map(json.loads, lines) if "guard/kl" in line]
+    assert abs(kl[0]) < 1e-6  # nothing has moved yet
+    assert min(kl[1:]) > 1e-4
 
 
 def test_replay_adds_the_gradient_of_old_rows(make_stage: MakeStage) -> None:

@@ -108,6 +108,20 @@ def test_a_run_stopped_between_stages_goes_on_with_the_right_one(
     with pytest.raises(KeyboardInterrupt):
         train_run(staged(), tmp_path / "run")
     monkeypatch.undo()
+    done = spy_on_training(monkeypatch)
+    train_run(staged(), tmp_path / "run")
+    assert done == NAMES[stop:]
+    for name in NAMES:
+        student = Path("stages") / name / "student" / "adapter_model.safetensors"
+        assert (tmp_path / "run" / student).read_bytes() == (finished_stages / student).read_bytes()
+    done.clear()
+    other = [STAGES[0], STAGES[1] | {"train": {"learning_rate": 0.03}}, STAGES[2]]
+    train_run(staged(other), tmp_path / "run")
+    assert done == NAMES[1:], "a change of stage 2 trains it and what comes after it anew"
+
+
+def spy_on_training(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The stages that are really trained from here on."""
     done: list[str] = []
     step = stages_module.Stamps.step
 
@@ -118,11 +132,7 @@ def test_a_run_stopped_between_stages_goes_on_with_the_right_one(
         return was_done
 
     monkeypatch.setattr(stages_module.Stamps, "step", spied)
-    train_run(staged(), tmp_path / "run")
-    assert done == NAMES[stop:]
-    for name in NAMES:
-        student = Path("stages") / name / "student" / "adapter_model.safetensors"
-        assert (tmp_path / "run" / student).read_bytes() == (finished_stages / student).read_bytes()
+    return done
 
 
 def test_o_lora_grows_the_adapter_and_keeps_the_earlier_ones(tmp_path: Path) -> None:
