@@ -1,0 +1,386 @@
+"""SmolLM2-135M on the four benchmarks: ERM, IGA, two rivals and the random mask beside trivial answers.
+
+    python studies/four_benchmarks.py --data FOLDER [--runs N]
+    python studies/four_benchmarks.py --data FOLDER --select NAME [--set train.steps=60]
+
+Each run is the recipe of a benchmark (`isodistill.benchmarks`) with one method and seed; its answers are a line of
+docs/results/benchmarks-runs.jsonl, and what stands there is not run again. Seed 0 of all benchmarks comes first. From
+the lines alone come the records of the benchmarks in docs/results/compare.json and their section of compare.md;
+`--runs 0` only writes these. `--select` trains ERM once and answers the split valid, nothing else: what the settings of
+the recipes were chosen by; its lines stand in the same file.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import shutil
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from isodistill.benchmarks import BENCHMARKS, trivial_answers, write_benchmark
+from isodistill.data.files import append_log, read_log, write_lines
+from isodistill.data.rows import ANSWER_SENTENCE, Row
+from isodistill.evaluation import (
+    PredictionLog,
+    Record,
+    canon,
+    compare_seeds,
+    mean_sd,
+    parse_answer,
+    split_results,
+    verify,
+)
+from isodistill.evaluation.statistics import MIN_SEEDS, paired_interval
+from isodistill.pipeline import evaluate_run, train_run, write_results
+from isodistill.pipeline.search import method_recipe
+from isodistill.recipe import Recipe, load_recipe
+
+RESULTS = Path("docs/results")
+LOG = "benchmarks-runs.jsonl"
+BEGIN = "<!-- benchmarks: begin, made by studies/four_benchmarks.py from benchmarks-runs.jsonl -->"
+END = "<!-- benchmarks: end -->"
+SETTING = "benchmark "
+COMMAND = "python studies/four_benchmarks.py --data FOLDER"
+SEEDS = range(3)
+
+CORE = ("erm", "iga", "random_mask")
+RIVALS = ("fish", "group_dro")
+"""The two with the best mean accuracy on unseen surfaces in the laboratory's table, ERM and the control aside."""
+TRIVIAL = {"majority": "most frequent answer", "naive_bayes": "naive Bayes on words"}
+LABELS = {
+    **TRIVIAL,
+    "erm": "ERM",
+    "iga": "IGA",
+    "random_mask": "random mask, density and step ratio of IGA",
+    "fish": "Fish",
+    "group_dro": "GroupDRO",
+}
+
+METRICS: dict[str, tuple[str | None, str]] = {
+    "acc_id": ("id", "acc_macro"),
+    "acc_ood": ("ood", "acc_macro"),
+    "acc_worst_ood": ("ood", "acc_worst"),
+    "all_correct_id": ("id", "all_correct"),
+    "all_correct_ood": ("ood", "all_correct"),
+    "agreement_id": ("id", "agreement"),
+    "agreement_ood": ("ood", "agreement"),
+    "lcs_ratio_id": ("id", "lcs_ratio"),
+    "lcs_ratio_ood": ("ood", "lcs_ratio"),
+    "acc_cue_random": ("cue_random", "acc_macro"),
+    "seconds": (None, "seconds"),
+}
+"""Metric -> split and name in a line."""
+LOWER_IS_BETTER = ("lcs_ratio_id", "lcs_ratio_ood", "seconds")
+KEPT = ("acc_macro", "acc_worst", "acc_by_domain", "all_correct", "agreement", "lcs_ratio", "truncated", "unparsed")
+
+Run = dict[str, Any]
+
+
+def main() -> None:
+    """Run what is missing, then write the records and the tables."""
+    parser = argparse.ArgumentParser(description="Methods side by side on the four benchmarks.")
+    parser.add_argument("--data", type=Path, help="folder of the data sets")
+    parser.add_argument("--runs", type=int, default=None, help="run at most so many; 0 only writes the results")
+    parser.add_argument("--select", choices=list(BENCHMARKS), help="train ERM and answer the split valid alone")
+    parser.add_argument("--out", type=Path, default=Path("runs/benchmarks"), help="folder of the runs")
+    parser.add_argument("--results", type=Path, default=RESULTS, help="folder of the lines and what they give")
+    parser.add_argument("--set", action="append", default=[], dest="overrides", help="key=value, as in a recipe")
+    given = parser.parse_args()
+    if given.data is None and given.runs != 0:
+        parser.error("--data names the folder of the data sets; only --runs 0 does without")
+    torch.set_num_threads(1)
+    log = given.results / LOG
+    if given.select:
+        append_log(log, select(given.select, given.data, given.out, given.overrides))
+        return
+    done = {(run["benchmark"], run["method"], run["seed"]) for run in read_log(log) if run["kind"] == "run"}
+    missing = [key for key in planned() if (BENCHMARKS[key[0]].title, *key[1:]) not in done]
+    for number, (name, method, seed) in enumerate(missing[: given.runs], start=1):
+        for line in one_run(name, method, seed, given.data, given.out, given.overrides):
+            append_log(log, line)
+        write_results_of(given.results)
+        print(f"{number} of {len(missing)}: {name}, {method}, seed {seed}", flush=True)
+    write_results_of(given.results)
+
+
+def planned() -> Iterator[tuple[str, str, int]]:
+    """Benchmark, method and seed of every run; the four benchmarks before the version with the cue, then rivals."""
+    plain = [name for name in BENCHMARKS if name != "contexthub-cue"]
+    for seed in SEEDS:
+        for names, methods in ((plain, CORE), (["contexthub-cue"], CORE), (list(BENCHMARKS), RIVALS)):
+            for name in names:
+                for method in methods:
+                    yield name, method, seed
+
+
+def recipe_of(name: str, method: str, seed: int, data: Path, out: Path, overrides: Sequence[str]) -> Recipe:
+    """The benchmark's recipe, its rows written, with one method and no baseline beside it."""
+    folder = out / name
+    if not (folder / "recipe.yaml").is_file():
+        write_benchmark(BENCHMARKS[name], data, folder)
+    recipe = load_recipe(folder / "recipe.yaml", ["train.save_steps=1000", *overrides])
+    return replace(method_recipe(recipe, method), seed=seed)
+
+
+def one_run(name: str, method: str, seed: int, data: Path, out: Path, overrides: Sequence[str]) -> list[Run]:
+    """Train and answer; the line of the run, before it those of the trivial answers where the run is the first."""
+    recipe, folder = recipe_of(name, method, seed, data, out, overrides), out / name / f"{method}-{seed}"
+    train_run(recipe, folder)
+    evaluate_run(recipe, folder)
+    results = write_results(recipe, folder)
+    records = [record for record in PredictionLog(folder / "predictions.jsonl").read() if record.stage == "after"]
+    shutil.rmtree(folder / "checkpoints", ignore_errors=True)
+    title = BENCHMARKS[name].title
+    line = {
+        "kind": "run",
+        "benchmark": title,
+        "method": method,
+        "seed": seed,
+        "student": results["student"],
+        "train": results["train"],
+        "settings": dict(recipe.train),
+        "splits": {split: _kept(numbers) for split, numbers in results["splits"].items()},
+        "answers": answers(records),
+    }
+    if method != "erm" or seed != 0:
+        return [line]
+    items = [{"kind": "items", "benchmark": title, "items": [[r.split, r.item_id, r.set_id, r.domain, r.canon_gold]
+                                                            for r in records]}]  # fmt: skip
+    return [*items, *trivial_lines(title, BENCHMARKS[name].rows(data), records), line]
+
+
+def select(name: str, data: Path, out: Path, overrides: Sequence[str]) -> Run:
+    """ERM on the split valid, beside the trivial answers there; the test splits are not touched."""
+    recipe = recipe_of(name, "erm", 0, data, out, overrides)
+    folder = out / name / ("erm-0" if not overrides else "select-" + "-".join(overrides).replace("/", "_"))
+    recipe = replace(recipe, evaluate=replace(recipe.evaluate, splits=["valid"]))
+    train_run(recipe, folder)
+    evaluate_run(recipe, folder)
+    results = write_results(recipe, folder)
+    trivial = json.loads((out / name / "trivial.json").read_text(encoding="utf-8"))["valid"]
+    valid = _kept(results["splits"]["valid"])
+    line = {"kind": "select", "benchmark": BENCHMARKS[name].title, "overrides": list(overrides), "valid": valid,
+            "settings": dict(recipe.train), "trivial": trivial, "train": results["train"]}  # fmt: skip
+    print(json.dumps(line), flush=True)
+    return line
+
+
+def _kept(numbers: dict[str, Any]) -> dict[str, Any]:
+    return {name: numbers[name] for name in KEPT}
+
+
+def answers(records: Sequence[Record]) -> dict[str, list[str | None]]:
+    """Item -> outcome and canonical answer: all that a metric of answers needs."""
+    return {f"{record.split}/{record.item_id}": [record.outcome, record.canon_parsed] for record in records}
+
+
+def trivial_lines(title: str, rows: Sequence[Row], records: Sequence[Record]) -> list[Run]:
+    """The lines of the two trivial baselines, on the items of a run."""
+    by_id = {(row.split, row.id): row for row in rows}
+    test = [by_id[record.split, record.item_id] for record in records]
+    lines = []
+    for method, given in trivial_answers([row for row in rows if row.split == "train"], test).items():
+        said = [_said(*each) for each in zip(records, test, given, strict=True)]
+        splits = {
+            split: _kept(split_results([record for record in said if record.split == split]))
+            for split in dict.fromkeys(record.split for record in said)
+        }
+        lines.append({"kind": "run", "benchmark": title, "method": method, "seed": 0, "student": "none", "train": {},
+                      "settings": {}, "splits": splits, "answers": answers(said)})  # fmt: skip
+    return lines
+
+
+def _said(record: Record, row: Row, answer: str | None) -> Record:
+    """The record of an item had this answer been given."""
+    assert row.answer is not None
+    assert row.answer_type is not None
+    text = "" if answer is None else ANSWER_SENTENCE.format(answer=answer)
+    parsed = parse_answer(text, row.answer_type, row.choices)
+    return replace(
+        record,
+        output=text,
+        parsed=parsed,
+        canon_parsed=canon(parsed, row.answer_type, row.choices),
+        outcome=verify(text, row.answer, row.answer_type, row.choices),
+        pi=None,
+    )
+
+
+def write_results_of(results: Path) -> None:
+    """The records of the benchmarks in ``compare.json``, those of other studies kept; and their section of the page."""
+    runs = read_log(results / LOG)
+    records = collect(runs)
+    path, page = results / "compare.json", results / "compare.md"
+    others = [r for r in json.loads(path.read_text(encoding="utf-8")) if not r["setting"].startswith(SETTING)]
+    write_lines(path, [json.dumps([*others, *records], indent=1, allow_nan=False)])
+    write_lines(page, with_tables(page.read_text(encoding="utf-8"), tables(records, runs)).splitlines())
+
+
+def collect(runs: Sequence[Run]) -> list[Run]:
+    """One record per benchmark, method and metric; differences are paired by item and, from three seeds on, by seed."""
+    records = []
+    for title in dict.fromkeys(run["benchmark"] for run in runs if run["kind"] == "run"):
+        found: dict[str, dict[int, Run]] = {}
+        for run in runs:
+            if run["kind"] == "run" and run["benchmark"] == title:
+                found.setdefault(run["method"], {})[run["seed"]] = run
+        items = next(run["items"] for run in runs if run["kind"] == "items" and run["benchmark"] == title)
+        for method in (name for name in LABELS if name in found):
+            rivals = ("majority", "naive_bayes") if method == "erm" else ("erm", "random_mask")
+            rivals = () if method in TRIVIAL else tuple(r for r in rivals if r != method and r in found)
+            apart = {rival: _differences(found[rival], found[method], items) for rival in rivals}
+            records += [_record(title, found, method, metric, apart) for metric in METRICS]
+    return [record for record in records if any(value is not None for value in record["seeds"])]
+
+
+def _differences(rival: dict[int, Run], method: dict[int, Run], items: Sequence[Sequence[Any]]) -> dict[str, Any]:
+    """Split -> metric -> method minus rival over the seeds of both; trivial answers are the same for every seed."""
+    if rival[min(rival)]["method"] in TRIVIAL:
+        rival = dict.fromkeys(method, rival[min(rival)])
+    seeds = sorted({*rival} & {*method})
+    left, right = ([_records(side[seed], items) for seed in seeds] for side in (rival, method))
+    return compare_seeds(left, right) if seeds else {}
+
+
+def _records(run: Run, items: Sequence[Sequence[Any]]) -> list[Record]:
+    """The records of a line, as far as metrics of answers look at them."""
+    made = []
+    for split, item, set_id, domain, gold in items:
+        outcome, said = run["answers"][f"{split}/{item}"]
+        made.append(
+            Record(
+                run_id=f"{run['benchmark']}, {run['method']}, seed {run['seed']}", method=run["method"], tier=None,
+                stage="after", split=split, item_id=item, set_id=set_id, structure_id=None, domain=domain,
+                answer_type="string", seed_train=run["seed"], seed_data=0, seed_hparam=None, step=0, prompt_hash="",
+                output="", n_new_tokens=0, finish="eos", parsed=said, gold=gold or "", canon_parsed=said,
+                canon_gold=gold, outcome=outcome, parser_version="", sampling={},
+            )
+        )  # fmt: skip
+    return made
+
+
+def _record(title: str, found: dict[str, dict[int, Run]], method: str, metric: str, apart: dict[str, Any]) -> Run:
+    split, name = METRICS[metric]
+    runs = dict(sorted(found[method].items()))
+    values = [_value(run, metric) for run in runs.values()]
+    defined = [value for value in values if value is not None]
+    mean, sd = mean_sd(defined) if defined else (math.nan, math.nan)
+    differences = {}
+    for rival, found_apart in apart.items():
+        if metric in LOWER_IS_BETTER:
+            shared = [seed for seed in runs if seed in found[rival]]
+            pairs = [(_value(runs[seed], metric), _value(found[rival][seed], metric)) for seed in shared]
+            falls = [theirs - ours for ours, theirs in pairs if ours is not None and theirs is not None]
+            difference = paired_interval(falls) if len(falls) >= MIN_SEEDS else None
+        else:
+            difference = found_apart.get(split, {}).get(name)
+        if difference is not None:
+            differences[rival] = [round(number, 6) for number in difference]
+    first = next(iter(runs.values()))
+    return {
+        "setting": f"{SETTING}{title}, {found['erm'][min(found['erm'])]['train']['steps']} steps",
+        "student": first["student"],
+        "method": method,
+        "metric": metric,
+        "mean": None if math.isnan(mean) else round(mean, 6),
+        "sd": None if math.isnan(sd) else round(sd, 6),
+        "seeds": values,
+        "diff_to": differences,
+        "command": COMMAND,
+    }
+
+
+def _value(run: Run, metric: str) -> float | None:
+    """None where the number is undefined."""
+    split, name = METRICS[metric]
+    value: float | None = run["train"].get(name) if split is None else run["splits"].get(split, {}).get(name)
+    return value
+
+
+def tables(records: Sequence[Run], runs: Sequence[Run]) -> str:
+    """One table per benchmark, in the order of ``BENCHMARKS``."""
+    settings = {record["setting"] for record in records}
+    parts = []
+    for benchmark in BENCHMARKS.values():
+        setting = next((name for name in settings if name.startswith(f"{SETTING}{benchmark.title},")), None)
+        if setting is not None:
+            parts.append(_section(benchmark.title, [r for r in records if r["setting"] == setting], runs))
+    return "\n\n".join(parts) or "No run yet."
+
+
+def _section(title: str, records: Sequence[Run], runs: Sequence[Run]) -> str:
+    found = {(record["method"], record["metric"]): record for record in records}
+    methods = [name for name in LABELS if (name, "acc_ood") in found]
+    in_sets, cue = ("erm", "all_correct_id") in found, ("erm", "acc_cue_random") in found
+    columns = ["accuracy ID", "accuracy OOD", "OOD better than ERM by", "than random mask by", "worst domain OOD"]
+    metrics = ["acc_id", "acc_ood", "", "", "acc_worst_ood"]
+    if in_sets:
+        sets = "ood" if ("erm", "all_correct_ood") in found else "id"
+        columns += [f"all correct {sets.upper()}", f"agreement {sets.upper()}", f"LCS ratio {sets.upper()}"]
+        metrics += [f"all_correct_{sets}", f"agreement_{sets}", f"lcs_ratio_{sets}"]
+    columns, metrics = [*columns, *["ID, cue random"] * cue, "seeds"], [*metrics, *["acc_cue_random"] * cue, ""]
+    lines = [
+        f"### {title}",
+        "",
+        f"{_verdict(found)} {_shape(title, runs)}",
+        "",
+        f"| method | {' | '.join(columns)} |",
+        f"| --- {'| ---: ' * len(columns)}|",
+    ]
+    for method in methods:
+        cells = [_mean(found.get((method, metric))) for metric in metrics]
+        cells[2], cells[3] = (_difference(found[method, "acc_ood"], rival) for rival in ("erm", "random_mask"))
+        cells[-1] = str(len(found[method, "acc_ood"]["seeds"])) if method not in TRIVIAL else "-"
+        lines.append(f"| {LABELS[method]} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def _verdict(found: dict[tuple[str, str], Run]) -> str:
+    """Whether the benchmark counts: ERM above both trivial answers, its interval without 0."""
+    parts = []
+    for metric, where in (("acc_id", "ID"), ("acc_ood", "OOD")):
+        best = max(TRIVIAL, key=lambda name: found[name, metric]["mean"])
+        value, low, high = found["erm", metric]["diff_to"][best]
+        word = "counts" if low > 0 else "does not count"
+        parts.append(f"{where} it {word}: ERM is above the better trivial baseline by "
+                     f"{value:+.3f} ({low:+.3f} to {high:+.3f})")  # fmt: skip
+    return f"{'; '.join(parts)}."
+
+
+def _shape(title: str, runs: Sequence[Run]) -> str:
+    """Items, steps, tokens and seconds of the runs of a benchmark."""
+    items = next(run["items"] for run in runs if run["kind"] == "items" and run["benchmark"] == title)
+    counts = {split: sum(item[0] == split for item in items) for split in dict.fromkeys(item[0] for item in items)}
+    train = next(r["train"] for r in runs if r["kind"] == "run" and r["benchmark"] == title and r["method"] == "erm")
+    told = ", ".join(f"{n} {split}" for split, n in counts.items())
+    return f"Items: {told}. Each run: {train['steps']} steps, {train['tokens']} trained tokens."
+
+
+def with_tables(page: str, text: str) -> str:
+    """The page with what stands between its marks replaced."""
+    before, _, rest = page.partition(BEGIN)
+    _, _, after = rest.partition(END)
+    return f"{before}{BEGIN}\n\n{text}\n\n{END}{after}"
+
+
+def _mean(record: Run | None) -> str:
+    if record is None or record["mean"] is None:
+        return "-"
+    return f"{record['mean']:.3f}" + ("" if record["sd"] is None else f" ± {record['sd']:.3f}")
+
+
+def _difference(record: Run, rival: str) -> str:
+    if rival not in record["diff_to"]:
+        return "-"
+    value, low, high = record["diff_to"][rival]
+    return f"{value:+.3f} ({low:+.3f} to {high:+.3f})"
+
+
+if __name__ == "__main__":
+    main()
