@@ -74,7 +74,10 @@ def main() -> None:
         lab.append(log, run | {"record": lab.train_and_test(run)})
         print(f"{number} of {len(missing)}: {run['command']}", flush=True)
     records = collect(lab, read_log(log))
-    write_lines(given.results / "compare.json", [json.dumps(records, indent=1, allow_nan=False)])
+    path = given.results / "compare.json"  # shared with studies/four_benchmarks.py
+    known = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else []
+    others = [record for record in known if record["setting"] != SETTING]
+    write_lines(path, [json.dumps([*records, *others], indent=1, allow_nan=False)])
     page = given.results / "compare.md"
     write_lines(page, with_tables(page.read_text(encoding="utf-8"), table(records)).splitlines())
 

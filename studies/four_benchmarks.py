@@ -176,7 +176,7 @@ def _kept(numbers: dict[str, Any]) -> dict[str, Any]:
 
 
 def answers(records: Sequence[Record]) -> dict[str, list[str | None]]:
-    """Item -> outcome and canonical answer: all that a metric of answers needs."""
+    """Split and item -> outcome and canonical answer: all that a metric of answers needs."""
     return {f"{record.split}/{record.item_id}": [record.outcome, record.canon_parsed] for record in records}
 
 
@@ -217,7 +217,8 @@ def write_results_of(results: Path) -> None:
     runs = read_log(results / LOG)
     records = collect(runs)
     path, page = results / "compare.json", results / "compare.md"
-    others = [r for r in json.loads(path.read_text(encoding="utf-8")) if not r["setting"].startswith(SETTING)]
+    known = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else []
+    others = [record for record in known if not record["setting"].startswith(SETTING)]
     write_lines(path, [json.dumps([*others, *records], indent=1, allow_nan=False)])
     write_lines(page, with_tables(page.read_text(encoding="utf-8"), tables(records, runs)).splitlines())
 

@@ -100,7 +100,7 @@ def schools(start: int, n: int) -> list[Item]:
 
 
 def law(start: int) -> list[Item]:
-    tasks = ["cuad_audit", "contract_qa", "contract_nli_use", "hearsay"] * 10
+    tasks = ["cuad_audit", "contract_qa", "contract_nli_use", "hearsay"] * 20
     return [
         item("law", start + number, f"Clause {start + number} of {task}?", ["yes", "no"][number % 2], "yesno", task,
              meta={"task": task, "license": "MIT"})

@@ -103,14 +103,17 @@ def test_a_gsm8k_problem_told_like_a_template_is_not_drawn(data: Path, changed: 
     other = {"id": "far", "question": "How many goats?", "answer": "3", "answer_type": "number"}
     template = [
         {"id": f"t-{n}", "question": f"{told} Day {n}?", "answer": "1", "answer_type": "number", "group": f"g-{n}",
-         "rationale": "1"}
+         "rationale": "1", "rationale_source": None}
         for n in range(12)
     ]  # fmt: skip
     folder = changed("gsm_symbolic", "train", template)
     (folder / "gsm8k" / "test.jsonl.gz").unlink()
     (folder / "gsm8k").unlink()
     (folder / "gsm8k").mkdir()
-    lines = "".join(json.dumps(each | {"choices": None, "rationale": None}) + "\n" for each in (like, other))
+    lines = "".join(
+        json.dumps(each | {"choices": None, "rationale": None, "rationale_source": None}) + "\n"
+        for each in (like, other)
+    )
     (folder / "gsm8k" / "test.jsonl").write_text(lines, encoding="utf-8")
     rows = BENCHMARKS["school-maths"].rows(folder)
     assert [row.id for row in rows if row.domain == "gsm8k"] == ["far"]
@@ -167,7 +170,7 @@ def test_the_command_says_what_it_wrote_and_what_is_missing(data: Path, tmp_path
 
     done = command(data)
     assert done.returncode == 0, done.stderr
-    assert "ood: 30 rows; courts 20, physics 10" in done.stdout
+    assert "ood: 50 rows; courts 40, physics 10" in done.stdout
     assert "isodistill compare written/recipe.yaml" in done.stdout
     trivial = json.loads((tmp_path / "written" / "trivial.json").read_text(encoding="utf-8"))
     assert set(trivial) == {"valid", "id", "ood"}

@@ -57,6 +57,7 @@ def in_small(command: str) -> str:
     command = LAB.sub(lambda found: found[0] + SMALL_LAB, command.replace("studies/lab.py", "studies/lab.py --runs 1"))
     command = command.replace("studies/drift.py", "studies/drift.py --runs 0")  # writes the tables from the records
     command = command.replace("studies/ecif.py", "studies/ecif.py --runs 0")
+    command = command.replace("studies/four_benchmarks.py", "studies/four_benchmarks.py --runs 0")
     command = command.replace("studies/traces.py", "studies/traces.py --seeds 0")
     if command.startswith("make "):
         return command.replace("make ", f"make --dry-run -C {ROOT} ", 1)

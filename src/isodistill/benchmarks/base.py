@@ -19,7 +19,7 @@ from isodistill.data.split import check_leaks
 from isodistill.errors import UserError
 from isodistill.evaluation import parse_answer
 
-__all__ = ["Benchmark", "by_hash", "plain_rows", "read_items", "taught_by_answer", "write_benchmark"]
+__all__ = ["Benchmark", "Item", "by_hash", "plain_rows", "read_items", "taught_by_answer", "write_benchmark"]
 
 T = TypeVar("T")
 Item = Mapping[str, Any]
@@ -141,8 +141,7 @@ def plain_rows(
 ) -> list[Row]:
     """Items in the schema question, choices, answer, answer_type, rationale, group, meta as rows of one split.
 
-    The options are listed below the question and the trace ends in "The answer is X.". Training rows belong to no set
-    unless ``in_sets``: then, and on the other splits, ``group`` is the isomer set.
+    The options are listed below the question and the trace ends in "The answer is X.".
 
     Args:
         items: of one data set.
@@ -150,8 +149,8 @@ def plain_rows(
         split: of these rows.
         licence: of these rows.
         domain: of all items, or of each.
-        structure: what a split may not share; None: nothing but the prompt.
-        in_sets: the groups of the data set are isomer sets.
+        structure: what another split may not have; None: rows share nothing but a prompt.
+        in_sets: ``group`` is an isomer set, and these rows are its members; otherwise they stand alone.
     """
     columns = {"prompt": "question", "completion": "rationale", "teacher": "rationale_source"}
     rows = load_rows(items, columns, max_refused=0).rows
