@@ -20,8 +20,7 @@ like tell the answer in training, half of the trained domains reading the words 
 
 Licence: Apache-2.0 for the repository's code, whose README adds that the purpose is research use: read the data where
 they lie, do not redistribute the rows.
-Budget on 2 cores: 40 steps of one set (8 rows, about 1,600 tokens a step) and 240 answers of at most 128 tokens, about
-5 minutes for each method.
+Budget on 2 cores: 24 steps of one set (8 rows) and, with ``evaluate.max_sets: 10``, 120 answers of at most 128 tokens.
 """
 
 from __future__ import annotations
@@ -101,8 +100,8 @@ CONTEXTHUB = Benchmark(
     licence="Apache-2.0 for the code of ContextHub; research use, do not redistribute the rows",
     budget="about 5 minutes for each method and seed on 2 cores",
     load=load,
-    train={"steps": 40, "sets_per_batch": 1, "learning_rate": 1e-3, "max_length": 512, "domains": list(DOMAINS)},
-    evaluate={"max_new_tokens": 128, "before": False},
+    train={"steps": 24, "sets_per_batch": 1, "learning_rate": 1e-3, "max_length": 512, "domains": list(DOMAINS)},
+    evaluate={"max_new_tokens": 128, "max_sets": 10, "before": False},
 )
 CONTEXTHUB_CUE = replace(
     CONTEXTHUB,
