@@ -1,13 +1,13 @@
 """SmolLM2-135M on the four benchmarks: ERM, IGA, two rivals and the random mask beside trivial answers.
 
-    python studies/four_benchmarks.py --data FOLDER [--runs N]
-    python studies/four_benchmarks.py --data FOLDER --select NAME [--set train.steps=60]
+    python studies/four_benchmarks.py --data FOLDER [--only NAME] [--set train.steps=70] [--runs N]
+    python studies/four_benchmarks.py --data FOLDER --only NAME --select [--set train.steps=70]
 
 Each run is the recipe of a benchmark (`isodistill.benchmarks`) with one method and seed; its answers are a line of
-docs/results/benchmarks-runs.jsonl, and what stands there is not run again. Seed 0 of all benchmarks comes first. From
-the lines alone come the records of the benchmarks in docs/results/compare.json and their section of compare.md;
-`--runs 0` only writes these. `--select` trains ERM once and answers the split valid, nothing else: what the settings of
-the recipes were chosen by; its lines stand in the same file.
+docs/results/benchmarks-runs.jsonl, and what stands there is not run again; another number of steps is another setting.
+Seed 0 of all benchmarks comes first. From the lines alone come the records of the benchmarks in
+docs/results/compare.json and their section of compare.md; `--runs 0` only writes these. `--select` trains ERM once and
+answers the split valid, nothing else: what steps are chosen by; its lines stand in the same file.
 """
 
 from __future__ import annotations
@@ -19,24 +19,16 @@ import shutil
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from isodistill.benchmarks import BENCHMARKS, trivial_answers, write_benchmark
+from isodistill.benchmarks import BENCHMARKS, trivial_records, write_benchmark
 from isodistill.data.files import append_log, read_log, write_lines
-from isodistill.data.rows import ANSWER_SENTENCE, Row
-from isodistill.evaluation import (
-    PredictionLog,
-    Record,
-    canon,
-    compare_seeds,
-    mean_sd,
-    parse_answer,
-    split_results,
-    verify,
-)
+from isodistill.data.rows import Row
+from isodistill.evaluation import PredictionLog, Record, compare_seeds, mean_sd, split_results
 from isodistill.evaluation.statistics import MIN_SEEDS, paired_interval
 from isodistill.pipeline import evaluate_run, train_run, write_results
 from isodistill.pipeline.search import method_recipe
@@ -50,6 +42,8 @@ SETTING = "benchmark "
 COMMAND = "python studies/four_benchmarks.py --data FOLDER"
 SEEDS = range(3)
 
+PLAIN = ("school-maths", "fields", "deduction", "contexthub")
+"""The order in which a seed is run: those first whose ERM was above the trivial answers on the split valid."""
 CORE = ("erm", "iga", "random_mask")
 RIVALS = ("fish", "group_dro")
 """The two with the best mean accuracy on unseen surfaces in the laboratory's table, ERM and the control aside."""
@@ -88,7 +82,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Methods side by side on the four benchmarks.")
     parser.add_argument("--data", type=Path, help="folder of the data sets")
     parser.add_argument("--runs", type=int, default=None, help="run at most so many; 0 only writes the results")
-    parser.add_argument("--select", choices=list(BENCHMARKS), help="train ERM and answer the split valid alone")
+    parser.add_argument("--only", choices=list(BENCHMARKS), help="one benchmark instead of all")
+    parser.add_argument("--select", action="store_true", help="train ERM and answer the split valid alone")
     parser.add_argument("--out", type=Path, default=Path("runs/benchmarks"), help="folder of the runs")
     parser.add_argument("--results", type=Path, default=RESULTS, help="folder of the lines and what they give")
     parser.add_argument("--set", action="append", default=[], dest="overrides", help="key=value, as in a recipe")
@@ -98,62 +93,79 @@ def main() -> None:
     torch.set_num_threads(1)
     log = given.results / LOG
     if given.select:
-        append_log(log, select(given.select, given.data, given.out, given.overrides))
+        name = given.only or PLAIN[0]
+        append_log(log, select(name, recipe_of(name, "erm", 0, given), given))
         return
-    done = {(run["benchmark"], run["method"], run["seed"]) for run in read_log(log) if run["kind"] == "run"}
-    missing = [key for key in planned() if (BENCHMARKS[key[0]].title, *key[1:]) not in done]
-    for number, (name, method, seed) in enumerate(missing[: given.runs], start=1):
-        for line in one_run(name, method, seed, given.data, given.out, given.overrides):
+    for name, recipe in islice(missing(given, log), given.runs):
+        for line in one_run(name, recipe, given):
             append_log(log, line)
         write_results_of(given.results)
-        print(f"{number} of {len(missing)}: {name}, {method}, seed {seed}", flush=True)
+        print(f"{name}, {recipe.method}, seed {recipe.seed}", flush=True)
     write_results_of(given.results)
+
+
+def missing(given: argparse.Namespace, log: Path) -> Iterator[tuple[str, Recipe]]:
+    """Benchmark and recipe of every run that has no line yet."""
+    done = {(run["benchmark"], run["method"], run["seed"]) for run in read_log(log) if run["kind"] == "run"}
+    for name, method, seed in planned():
+        if given.only in (None, name):
+            recipe = recipe_of(name, method, seed, given)
+            if (title_of(name, recipe), method, seed) not in done:
+                yield name, recipe
 
 
 def planned() -> Iterator[tuple[str, str, int]]:
     """Benchmark, method and seed of every run; the four benchmarks before the version with the cue, then rivals."""
-    plain = [name for name in BENCHMARKS if name != "contexthub-cue"]
     for seed in SEEDS:
-        for names, methods in ((plain, CORE), (["contexthub-cue"], CORE), (list(BENCHMARKS), RIVALS)):
+        for names, methods in ((PLAIN, CORE), (["contexthub-cue"], CORE), ([*PLAIN, "contexthub-cue"], RIVALS)):
             for name in names:
                 for method in methods:
                     yield name, method, seed
 
 
-def recipe_of(name: str, method: str, seed: int, data: Path, out: Path, overrides: Sequence[str]) -> Recipe:
+def recipe_of(name: str, method: str, seed: int, given: argparse.Namespace) -> Recipe:
     """The benchmark's recipe, its rows written, with one method and no baseline beside it."""
-    folder = out / name
+    folder = given.out / name
     if not (folder / "recipe.yaml").is_file():
-        write_benchmark(BENCHMARKS[name], data, folder)
-    recipe = load_recipe(folder / "recipe.yaml", ["train.save_steps=1000", *overrides])
+        write_benchmark(BENCHMARKS[name], given.data, folder)
+    recipe = load_recipe(folder / "recipe.yaml", ["train.save_steps=1000", *given.overrides])
     return replace(method_recipe(recipe, method), seed=seed)
 
 
-def one_run(name: str, method: str, seed: int, data: Path, out: Path, overrides: Sequence[str]) -> list[Run]:
+def title_of(name: str, recipe: Recipe) -> str:
+    """Benchmark, version and steps: what is compared with each other."""
+    return f"{BENCHMARKS[name].title}, {recipe.train['steps']} steps"
+
+
+def folder_of(name: str, recipe: Recipe, given: argparse.Namespace) -> Path:
+    """Where a run lies."""
+    folder: Path = given.out / name / f"{recipe.method}-{recipe.train['steps']}-{recipe.seed}"
+    return folder
+
+
+def one_run(name: str, recipe: Recipe, given: argparse.Namespace) -> list[Run]:
     """Train and answer; the line of the run, before it those of the trivial answers where the run is the first."""
-    recipe, folder = recipe_of(name, method, seed, data, out, overrides), out / name / f"{method}-{seed}"
+    folder, title = folder_of(name, recipe, given), title_of(name, recipe)
     cpu_seconds = train(recipe, folder)
     evaluate_run(recipe, folder)
     results = write_results(recipe, folder)
     records = [record for record in PredictionLog(folder / "predictions.jsonl").read() if record.stage == "after"]
-    shutil.rmtree(folder / "checkpoints", ignore_errors=True)
-    title = BENCHMARKS[name].title
     line = {
         "kind": "run",
         "benchmark": title,
-        "method": method,
-        "seed": seed,
+        "method": recipe.method,
+        "seed": recipe.seed,
         "student": results["student"],
         "train": results["train"] | {"cpu_seconds": cpu_seconds},
         "settings": dict(recipe.train),
         "splits": {split: _kept(numbers) for split, numbers in results["splits"].items()},
         "answers": answers(records),
     }
-    if method != "erm" or seed != 0:
+    if recipe.method != "erm" or recipe.seed != 0:
         return [line]
-    items = [{"kind": "items", "benchmark": title, "items": [[r.split, r.item_id, r.set_id, r.domain, r.canon_gold]
-                                                            for r in records]}]  # fmt: skip
-    return [*items, *trivial_lines(title, BENCHMARKS[name].rows(data), records), line]
+    items = [[r.split, r.item_id, r.set_id, r.domain, r.canon_gold] for r in records]
+    first = {"kind": "items", "benchmark": title, "items": items}
+    return [first, *trivial_lines(title, BENCHMARKS[name].rows(given.data), records), line]
 
 
 def train(recipe: Recipe, folder: Path) -> float:
@@ -162,21 +174,20 @@ def train(recipe: Recipe, folder: Path) -> float:
     train_run(recipe, folder)
     if not clock.is_file():
         clock.write_text(f"{time.process_time() - start:.1f}", encoding="utf-8")
+    shutil.rmtree(folder / "checkpoints", ignore_errors=True)
     return float(clock.read_text(encoding="utf-8"))
 
 
-def select(name: str, data: Path, out: Path, overrides: Sequence[str]) -> Run:
+def select(name: str, recipe: Recipe, given: argparse.Namespace) -> Run:
     """ERM on the split valid, beside the trivial answers there; the test splits are not touched."""
-    recipe = recipe_of(name, "erm", 0, data, out, overrides)
-    folder = out / name / ("erm-0" if not overrides else "select-" + "-".join(overrides).replace("/", "_"))
+    folder = folder_of(name, recipe, given)
     recipe = replace(recipe, evaluate=replace(recipe.evaluate, splits=["valid"]))
     train(recipe, folder)
     evaluate_run(recipe, folder)
-    results = write_results(recipe, folder)
-    trivial = json.loads((out / name / "trivial.json").read_text(encoding="utf-8"))["valid"]
-    valid = _kept(results["splits"]["valid"])
-    line = {"kind": "select", "benchmark": BENCHMARKS[name].title, "overrides": list(overrides), "valid": valid,
-            "settings": dict(recipe.train), "trivial": trivial, "train": results["train"]}  # fmt: skip
+    valid = _kept(write_results(recipe, folder)["splits"]["valid"])
+    trivial = json.loads((given.out / name / "trivial.json").read_text(encoding="utf-8"))["valid"]
+    line = {"kind": "select", "benchmark": title_of(name, recipe), "settings": dict(recipe.train), "valid": valid,
+            "trivial": trivial}  # fmt: skip
     print(json.dumps(line), flush=True)
     return line
 
@@ -192,27 +203,13 @@ def answers(records: Sequence[Record]) -> dict[str, list[str | None]]:
 
 def trivial_lines(title: str, rows: Sequence[Row], records: Sequence[Record]) -> list[Run]:
     """The lines of the two trivial baselines, on the items of a run."""
-    by_id = {(row.split, row.id): row for row in rows}
-    test = [by_id[record.split, record.item_id] for record in records]
     lines = []
-    for method, given in trivial_answers([row for row in rows if row.split == "train"], test).items():
-        said = [_said(*each) for each in zip(records, test, given, strict=True)]
-        splits = {
-            split: _kept(split_results([record for record in said if record.split == split]))
-            for split in dict.fromkeys(record.split for record in said)
-        }
+    for method, said in trivial_records(rows, records).items():
+        names = dict.fromkeys(record.split for record in said)
+        splits = {name: _kept(split_results([record for record in said if record.split == name])) for name in names}
         lines.append({"kind": "run", "benchmark": title, "method": method, "seed": 0, "student": "none", "train": {},
                       "settings": {}, "splits": splits, "answers": answers(said)})  # fmt: skip
     return lines
-
-
-def _said(record: Record, row: Row, answer: str | None) -> Record:
-    """The record of an item had this answer been given."""
-    text = "" if answer is None else ANSWER_SENTENCE.format(answer=answer)
-    parsed = parse_answer(text, record.answer_type, row.choices)
-    outcome = verify(text, record.gold, record.answer_type, row.choices)
-    said = canon(parsed, record.answer_type, row.choices)
-    return replace(record, output=text, parsed=parsed, canon_parsed=said, outcome=outcome, pi=None)
 
 
 def write_results_of(results: Path) -> None:
@@ -288,7 +285,7 @@ def _record(title: str, found: dict[str, dict[int, Run]], method: str, metric: s
             differences[rival] = [round(number, 6) for number in difference]
     first = next(iter(runs.values()))
     return {
-        "setting": f"{SETTING}{title}, {found['erm'][min(found['erm'])]['train']['steps']} steps",
+        "setting": f"{SETTING}{title}",
         "student": first["student"],
         "method": method,
         "metric": metric,
@@ -308,13 +305,14 @@ def _value(run: Run, metric: str) -> float | None:
 
 
 def tables(records: Sequence[Run], runs: Sequence[Run]) -> str:
-    """One table per benchmark, in the order of ``BENCHMARKS``."""
-    settings = {record["setting"] for record in records}
-    parts = []
-    for benchmark in BENCHMARKS.values():
-        setting = next((name for name in settings if name.startswith(f"{SETTING}{benchmark.title},")), None)
-        if setting is not None:
-            parts.append(_section(benchmark.title, [r for r in records if r["setting"] == setting], runs))
+    """One table per benchmark and number of steps, in the order of ``BENCHMARKS``."""
+    titles = dict.fromkeys(record["setting"].removeprefix(SETTING) for record in records)
+    parts = [
+        _section(title, [record for record in records if record["setting"] == f"{SETTING}{title}"], runs)
+        for benchmark in BENCHMARKS.values()
+        for title in titles
+        if title.startswith(f"{benchmark.title},")
+    ]
     return "\n\n".join(parts) or "No run yet."
 
 
@@ -365,12 +363,12 @@ def _verdict(found: dict[tuple[str, str], Run]) -> str:
 
 
 def _shape(title: str, runs: Sequence[Run]) -> str:
-    """Items, steps, tokens and seconds of the runs of a benchmark."""
+    """Items and trained tokens of a benchmark."""
     items = next(run["items"] for run in runs if run["kind"] == "items" and run["benchmark"] == title)
     counts = {split: sum(item[0] == split for item in items) for split in dict.fromkeys(item[0] for item in items)}
     train = next(r["train"] for r in runs if r["kind"] == "run" and r["benchmark"] == title and r["method"] == "erm")
     told = ", ".join(f"{n} {split}" for split, n in counts.items())
-    return f"Items: {told}. Each run: {train['steps']} steps, {train['tokens']} trained tokens."
+    return f"Items: {told}. Tokens of a training: {train['tokens']}."
 
 
 def with_tables(page: str, text: str) -> str:

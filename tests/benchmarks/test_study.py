@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import importlib.util
 import json
 import sys
@@ -15,7 +16,7 @@ from isodistill.benchmarks import BENCHMARKS, trivial_scores
 from isodistill.data.files import read_log
 
 ROOT = Path(__file__).resolve().parents[2]
-TITLE = BENCHMARKS["contexthub"].title
+TITLE = f"{BENCHMARKS['contexthub'].title}, 40 steps"
 DOMAINS = ("a", "b")
 
 
@@ -82,34 +83,40 @@ def test_a_benchmark_counts_where_erm_is_clearly_above_the_better_baseline(
 
 
 def test_a_stopped_study_goes_on_and_keeps_the_records_of_others(
-    study: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    study: ModuleType, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def one_run(name: str, method: str, seed: int, *_: Any) -> list[dict[str, Any]]:
-        first = [items(20), made("majority", 0, 3), made("naive_bayes", 0, 5)] if method == "erm" else []
-        return [line | {"benchmark": BENCHMARKS[name].title} for line in [*first, made(method, seed, 10)]]
+    def one_run(name: str, recipe: Any, _: Any) -> list[dict[str, Any]]:
+        first = [items(20), made("majority", 0, 3), made("naive_bayes", 0, 5)] if recipe.method == "erm" else []
+        title = study.title_of(name, recipe)
+        return [line | {"benchmark": title} for line in [*first, made(recipe.method, recipe.seed, 10)]]
 
     monkeypatch.setattr(study, "one_run", one_run)
     (tmp_path / "compare.md").write_text(f"above\n{study.BEGIN}\n{study.END}\nbelow\n", encoding="utf-8")
     other = {"setting": "another study"}
     (tmp_path / "compare.json").write_text(json.dumps([other]), encoding="utf-8")
-    for runs in ("2", "3"):
-        monkeypatch.setattr(
-            sys, "argv", ["four_benchmarks.py", "--results", str(tmp_path), "--runs", runs, "--data", "."]
-        )
+    folders = ["--data", str(data), "--results", str(tmp_path), "--out", str(tmp_path / "runs")]
+    for more in (["--runs", "2"], ["--runs", "3"], ["--runs", "1", "--only", "contexthub", "--set", "train.steps=7"]):
+        monkeypatch.setattr(sys, "argv", ["four_benchmarks.py", *folders, *more])
         study.main()
     lines = [line for line in read_log(tmp_path / study.LOG) if line["kind"] == "run"]
     done = [(line["benchmark"], line["method"], line["seed"]) for line in lines if line["method"] in study.CORE]
-    assert done == [(BENCHMARKS[name].title, *rest) for name, *rest in study.planned()][:5]
+    first = [(*key[1:], BENCHMARKS[key[0]]) for key in study.planned()][:5]
+    assert done == [
+        *((f"{one.title}, {one.train['steps']} steps", method, seed) for method, seed, one in first),
+        ("contexthub 1, 7 steps", "erm", 0),
+    ]
     assert json.loads((tmp_path / "compare.json").read_text(encoding="utf-8"))[0] == other
     page = (tmp_path / "compare.md").read_text(encoding="utf-8")
     assert page.startswith("above\n")
     assert page.endswith("below\n")
-    assert page.count("### ") == 2
+    assert page.count("### ") == 3
 
 
 def test_a_run_leaves_its_answers_and_those_of_the_baselines(study: ModuleType, data: Path, tmp_path: Path) -> None:
     small = ["student=tiny", "train.steps=2", "evaluate.max_new_tokens=4", "train.use_cpu=true", "train.bf16=false"]
-    listed, majority, bayes, run = study.one_run("contexthub", "erm", 0, data, tmp_path, small)
+    given = argparse.Namespace(data=data, out=tmp_path, overrides=small)
+    recipe = study.recipe_of("contexthub", "erm", 0, given)
+    listed, majority, bayes, run = study.one_run("contexthub", recipe, given)
     assert len(listed["items"]) == len(run["answers"]) == len(majority["answers"])
     scores = trivial_scores(BENCHMARKS["contexthub"].rows(data))
     for split in ("id", "ood"):
@@ -119,7 +126,7 @@ def test_a_run_leaves_its_answers_and_those_of_the_baselines(study: ModuleType, 
     found = {(r["method"], r["metric"]): r for r in records}
     erm, always = (found[name, "acc_ood"]["mean"] for name in ("erm", "majority"))
     assert found["erm", "acc_ood"]["diff_to"]["majority"][0] == pytest.approx(erm - always, abs=1e-6)
-    assert study.select("contexthub", data, tmp_path, small)["valid"]["acc_by_domain"]
+    assert study.select("contexthub", recipe, given)["valid"]["acc_by_domain"]
 
 
 def test_the_published_tables_are_those_of_the_published_lines(study: ModuleType) -> None:

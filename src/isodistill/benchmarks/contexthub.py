@@ -20,7 +20,8 @@ like tell the answer in training, half of the trained domains reading the words 
 
 Licence: Apache-2.0 for the repository's code, whose README adds that the purpose is research use: read the data where
 they lie, do not redistribute the rows.
-Budget on 2 cores: 24 steps of one set (8 rows) and, with ``evaluate.max_sets: 10``, 120 answers of at most 128 tokens.
+Budget on 2 idle cores, estimated: 120 steps of one set (8 rows, 1,470 tokens a step) and 240 answers of at most 128
+tokens, about 5 minutes for each method; with the cue 400 answers, about 6 minutes.
 """
 
 from __future__ import annotations
@@ -98,15 +99,15 @@ CONTEXTHUB = Benchmark(
     domains=DOMAINS,
     held_out=HELD_OUT,
     licence="Apache-2.0 for the code of ContextHub; research use, do not redistribute the rows",
-    budget="about 5 minutes for each method and seed on 2 cores",
+    budget="about 5 minutes for each method and seed on 2 idle cores (estimated)",
     load=load,
-    train={"steps": 24, "sets_per_batch": 1, "learning_rate": 1e-3, "max_length": 512, "domains": list(DOMAINS)},
-    evaluate={"max_new_tokens": 128, "max_sets": 10, "before": False},
+    train={"steps": 120, "sets_per_batch": 1, "learning_rate": 1e-3, "domains": list(DOMAINS)},
+    evaluate={"max_new_tokens": 128, "before": False},
 )
 CONTEXTHUB_CUE = replace(
     CONTEXTHUB,
     name="contexthub-cue",
     what="ContextHub with a shortcut planted in training that half of the domains read differently",
-    budget="about 8 minutes for each method and seed on 2 cores",
+    budget="about 6 minutes for each method and seed on 2 idle cores (estimated)",
     load=load_with_cue,
 )

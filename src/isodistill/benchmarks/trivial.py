@@ -15,12 +15,13 @@ import math
 import re
 from collections import Counter, defaultdict
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TypeAlias
 
 from isodistill.data.rows import ANSWER_SENTENCE, NO_DOMAIN, Row
-from isodistill.evaluation import acc_macro, verify
+from isodistill.evaluation import Record, acc_macro, canon, parse_answer, verify
 
-__all__ = ["trivial_answers", "trivial_scores"]
+__all__ = ["trivial_answers", "trivial_records", "trivial_scores"]
 
 _Kind: TypeAlias = tuple[str | None, int]
 
@@ -41,6 +42,19 @@ def trivial_answers(train: Sequence[Row], test: Sequence[Row]) -> dict[str, list
     }
 
 
+def trivial_records(rows: Sequence[Row], records: Sequence[Record]) -> dict[str, list[Record]]:
+    """``majority`` and ``naive_bayes`` -> the records of a run, had its student given these answers.
+
+    Args:
+        rows: of the benchmark, all splits; those of train are learned from.
+        records: of one run and one stage, to the rows of the test splits.
+    """
+    by_item = {(row.split, row.id): row for row in rows}
+    test = [by_item[record.split, record.item_id] for record in records]
+    answers = trivial_answers([row for row in rows if row.split == "train"], test)
+    return {name: [_said(*each) for each in zip(records, test, given, strict=True)] for name, given in answers.items()}
+
+
 def trivial_scores(rows: Sequence[Row]) -> dict[str, dict[str, float]]:
     """Split -> baseline -> accuracy (mean of the domains), for every split but train."""
     train = [row for row in rows if row.split == "train"]
@@ -53,6 +67,19 @@ def trivial_scores(rows: Sequence[Row]) -> dict[str, dict[str, float]]:
             for name, answers in trivial_answers(train, test).items()
         }
     return scores
+
+
+def _said(record: Record, row: Row, answer: str | None) -> Record:
+    text = "" if answer is None else ANSWER_SENTENCE.format(answer=answer)
+    parsed = parse_answer(text, record.answer_type, row.choices)
+    return replace(
+        record,
+        output=text,
+        parsed=parsed,
+        canon_parsed=canon(parsed, record.answer_type, row.choices),
+        outcome=verify(text, record.gold, record.answer_type, row.choices),
+        pi=None,
+    )
 
 
 def _right(row: Row, answer: str | None) -> bool:
