@@ -150,9 +150,11 @@ def one_run(name: str, recipe: Recipe, given: argparse.Namespace) -> list[Run]:
     evaluate_run(recipe, folder)
     results = write_results(recipe, folder)
     records = [record for record in PredictionLog(folder / "predictions.jsonl").read() if record.stage == "after"]
+    command = " ".join([COMMAND, "--only", name, *(f"--set {override}" for override in given.overrides)])
     line = {
         "kind": "run",
         "benchmark": title,
+        "command": command,
         "method": recipe.method,
         "seed": recipe.seed,
         "student": results["student"],
@@ -165,7 +167,8 @@ def one_run(name: str, recipe: Recipe, given: argparse.Namespace) -> list[Run]:
         return [line]
     items = [[r.split, r.item_id, r.set_id, r.domain, r.canon_gold] for r in records]
     first = {"kind": "items", "benchmark": title, "items": items}
-    return [first, *trivial_lines(title, BENCHMARKS[name].rows(given.data), records), line]
+    trivial = trivial_lines(line, BENCHMARKS[name].rows(given.data), records)
+    return [first, *trivial, line]
 
 
 def train(recipe: Recipe, folder: Path) -> float:
@@ -201,14 +204,14 @@ def answers(records: Sequence[Record]) -> dict[str, list[str | None]]:
     return {f"{record.split}/{record.item_id}": [record.outcome, record.canon_parsed] for record in records}
 
 
-def trivial_lines(title: str, rows: Sequence[Row], records: Sequence[Record]) -> list[Run]:
-    """The lines of the two trivial baselines, on the items of a run."""
+def trivial_lines(line: Run, rows: Sequence[Row], records: Sequence[Record]) -> list[Run]:
+    """The lines of the two trivial baselines, on the items of the run of a line."""
     lines = []
     for method, said in trivial_records(rows, records).items():
         names = dict.fromkeys(record.split for record in said)
         splits = {name: _kept(split_results([record for record in said if record.split == name])) for name in names}
-        lines.append({"kind": "run", "benchmark": title, "method": method, "seed": 0, "student": "none", "train": {},
-                      "settings": {}, "splits": splits, "answers": answers(said)})  # fmt: skip
+        own = {"method": method, "student": "none", "train": {}, "settings": {}, "splits": splits}
+        lines.append(line | own | {"answers": answers(said)})
     return lines
 
 
@@ -293,7 +296,7 @@ def _record(title: str, found: dict[str, dict[int, Run]], method: str, metric: s
         "sd": None if math.isnan(sd) else round(sd, 6),
         "seeds": values,
         "diff_to": differences,
-        "command": COMMAND,
+        "command": first["command"],
     }
 
 
@@ -357,8 +360,9 @@ def _verdict(found: dict[tuple[str, str], Run]) -> str:
         best = max(TRIVIAL, key=lambda name: found[name, metric]["mean"])
         value, low, high = found["erm", metric]["diff_to"][best]
         word = "counts" if low > 0 else "does not count"
-        parts.append(f"{where} it {word}: ERM is above the better trivial baseline by "
-                     f"{value:+.3f} ({low:+.3f} to {high:+.3f})")  # fmt: skip
+        parts.append(
+            f"{where} it {word}: ERM less the better trivial baseline is {value:+.3f} ({low:+.3f} to {high:+.3f})"
+        )
     return f"{'; '.join(parts)}."
 
 

@@ -46,8 +46,8 @@ def made(method: str, seed: int, right: int, n: int = 20) -> dict[str, Any]:
     numbers = {"acc_macro": right / n, "acc_worst": right / n, "all_correct": right / n, "agreement": 1.0}
     splits = dict.fromkeys(("id", "ood"), numbers | {"lcs_ratio": 1 - right / n})
     train = {"steps": 40, "tokens": 100, "seconds": 10.0}
-    return {"kind": "run", "benchmark": TITLE, "method": method, "seed": seed, "student": "s", "train": train,
-            "splits": splits, "answers": answers}  # fmt: skip
+    return {"kind": "run", "benchmark": TITLE, "command": "python", "method": method, "seed": seed,
+            "student": "s", "train": train, "splits": splits, "answers": answers}  # fmt: skip
 
 
 def test_seed_0_of_the_four_benchmarks_comes_first(study: ModuleType) -> None:
