@@ -65,6 +65,7 @@ def in_small(command: str) -> str:
     command = command.replace("studies/prada.py", "studies/prada.py --seeds")
     command = command.replace("studies/ecif.py", "studies/ecif.py --runs 0")
     command = command.replace("studies/vcrd.py", "studies/vcrd.py --runs 0")
+    command = command.replace("studies/four_benchmarks.py", "studies/four_benchmarks.py --runs 0")
     command = command.replace("studies/traces.py", "studies/traces.py --seeds 0")
     if command.startswith("make "):
         return command.replace("make ", f"make --dry-run -C {ROOT} ", 1)
