@@ -244,7 +244,7 @@ def tables(study: ModuleType, records: list[Run]) -> str:
             cells += [study.difference_cell(accuracy, rival) for rival in ("erm", "random_mask")]
             cells += [study.mean_cell(found[method, metric]) for metric in METRICS[1:]]
             lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(lines).strip()
+    return "\n".join(lines).strip() or "No seed is finished yet; the same command goes on."
 
 
 def with_tables(page: str, text: str) -> str:
