@@ -33,7 +33,7 @@ GUARDS: dict[str, dict[str, Any]] = {
     "lwf": {"name": "lwf"},
     "replay": {"name": "replay"},
 }
-"""``o_lora`` costs as ``l2`` within a step and nothing at the end; its adapter is another one in every stage."""
+"""``o_lora`` is left out: each of its stages has another adapter on other weights."""
 SETS, STEPS = 2, 10  # so many steps hold one measurement of the angles
 
 
