@@ -135,16 +135,19 @@ class DistillTrainer(ResumableTrainer):
             self.model, processing_class, teacher_model, teacher_processing_class, args.compute_dtype
         )
         self.scorer = scorer
-        self.add_callback(SamplerEpoch(self))
-        for shown in (PrinterCallback, ProgressCallback):
-            self.remove_callback(shown)
-        if not args.disable_tqdm:
-            self.add_callback(QuietProgress)
-        self.add_callback(MetricsFile(Path(args.output_dir) / "metrics.jsonl"))
+        self._add_callbacks()
         self._extra: dict[str, float] = {}
         self._skips = self._logged_step = self._turn = 0
         self._step_done = False
         self._engine: ExitStack | None = None
+
+    def _add_callbacks(self) -> None:
+        self.add_callback(SamplerEpoch(self))
+        for shown in (PrinterCallback, ProgressCallback):
+            self.remove_callback(shown)
+        if not self.args.disable_tqdm:
+            self.add_callback(QuietProgress)
+        self.add_callback(MetricsFile(Path(self.args.output_dir) / "metrics.jsonl"))
 
     # ---- rows in ----
 
