@@ -1,4 +1,4 @@
-"""A teacher to try examples/flexkd.yaml with: the student itself and 64 loud dimensions that its head ignores.
+"""A teacher to try examples/flexkd.yaml with: the student itself and loud dimensions that its head ignores.
 
     python examples/wider_teacher.py runs/wider [smollm2-135m]
 
@@ -18,8 +18,6 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from isodistill.models.load import load_student
 
-EXTRA = 64
-
 
 def main() -> None:
     """Build it and write the folder."""
@@ -27,23 +25,24 @@ def main() -> None:
     student = load_student(sys.argv[2] if len(sys.argv) > 2 else "smollm2-135m")
     config: dict[str, Any] = student.model.config.to_dict()
     narrow = config["hidden_size"]
-    config |= {"hidden_size": narrow + EXTRA, "head_dim": narrow // config["num_attention_heads"]}
+    extra = narrow // 8
+    config |= {"hidden_size": narrow + extra, "head_dim": narrow // config["num_attention_heads"]}
     wide = LlamaForCausalLM(LlamaConfig(**config | {"tie_word_embeddings": False}))
     own = student.model.state_dict()
     torch.manual_seed(0)
     with torch.no_grad():
         for name, weight in wide.state_dict().items():
             # Norms divide by the mean square, which zeros make smaller: their gain makes up for it.
-            fill = (narrow / (narrow + EXTRA)) ** 0.5 if "norm" in name else 1.0
+            fill = (narrow / (narrow + extra)) ** 0.5 if "norm" in name else 1.0
             weight.zero_()
             weight[tuple(slice(n) for n in own[name].shape)] = fill * own[name]
         last = wide.model.layers[-1].mlp.down_proj.weight
-        last[narrow:] = 0.3 * last[:narrow].std() * torch.randn(EXTRA, last.shape[1])
+        last[narrow:] = 0.3 * last[:narrow].std() * torch.randn(extra, last.shape[1])
         gain = wide.model.norm.weight
         gain[narrow:] = 10 * gain[:narrow].mean()
     wide.save_pretrained(folder)
     student.tokenizer.save_pretrained(folder)
-    print(f"{folder}: {narrow + EXTRA} wide, {EXTRA} of them noise")
+    print(f"{folder}: {narrow + extra} wide, {extra} of them noise")
 
 
 if __name__ == "__main__":

@@ -34,7 +34,7 @@ def test_the_students_own_dimensions_are_found(
         own, wide = tiny_model(ids).logits.log_softmax(-1), teacher(ids).logits.log_softmax(-1)
     assert float((own - wide).abs().max()) < 0.2
     g, h = hidden_gradient(teacher, {"input_ids": ids, "labels": ids})
-    scores = DimensionScores("abs", 96)
+    scores = DimensionScores("abs", 36)
     scores.add(g.flatten(0, 1), h.flatten(0, 1), 0)
     assert top_dimensions(scores.scores(), 32).tolist() == list(range(32))
     assert float(scores.variance()[32:].min()) > 0.0  # the others are noise, not constants
