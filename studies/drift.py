@@ -27,7 +27,7 @@ from torch.nn import functional as F
 
 from isodistill.continual import AngularDEN, DenOptions, GrowingMLP, SplitRule
 from isodistill.data.files import append_log, read_log
-from isodistill.evaluation.transfer import average_accuracy, backward_transfer, forgetting
+from isodistill.evaluation.accuracy_matrix import average_accuracy, backward_transfer, forgetting
 
 NAME, RESULTS = "drift.py", Path("docs/results")
 HIDDEN, TASKS, SEEDS, CLASSES = [64, 64], 10, (0, 1, 2), 10

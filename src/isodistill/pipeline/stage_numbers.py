@@ -10,9 +10,9 @@ from typing import Any
 from safetensors import safe_open
 
 from isodistill.data.files import write_lines
+from isodistill.evaluation.accuracy_matrix import average_accuracy, backward_transfer, forgetting, forward_transfer
 from isodistill.evaluation.records import PredictionLog, Record
 from isodistill.evaluation.results import compare, json_text
-from isodistill.evaluation.transfer import average_accuracy, backward_transfer, forgetting, forward_transfer
 from isodistill.pipeline.answering import name_of
 from isodistill.pipeline.stamps import digest
 from isodistill.pipeline.steps import resolved
