@@ -91,7 +91,7 @@ def test_every_number_agrees_with_the_public_metrics(answered) -> None:
         "acc_gap": evaluation.acc_gap(correct, domains),
         "all_correct": evaluation.all_correct(y, ids, d),
         "any_correct": evaluation.any_correct(y, ids, d),
-        "transfer": evaluation.accuracy_matrix(y, ids, d),
+        "transfer": evaluation.transfer(y, ids, d),
         "agreement": evaluation.agreement(canonical, ids, d),
         "agreement_wrong": evaluation.agreement_wrong(canonical, y, ids, d),
         "cons_given_correct": evaluation.cons_given_correct(y, ids, d),
