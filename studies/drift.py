@@ -1,15 +1,17 @@
-"""ang-DEN on permuted, rotated and split MNIST: nodes by angle, l2 and chance at equal growth, and rivals.
+"""ang-DEN on streams of MNIST and of small digits: nodes by angle, l2 and chance at equal growth, and rivals.
 
     python studies/drift.py --data FOLDER
 
-Every run is a line of docs/results/drift-runs.jsonl and is not run again; docs/results/drift.json and the table of
-docs/results/drift.md are made from it. ``--runs 0`` only writes these.
+Every run is a line of docs/results/drift-runs.jsonl and is not run again; the records of docs/results/drift.json and a
+section of docs/results/drift.md are made from it. ``--runs 0`` only writes these.
 """
 
 from __future__ import annotations
 
 import argparse
 import base64
+import copy
+import functools
 import gzip
 import json
 import math
@@ -17,20 +19,18 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import drift_page
 import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from isodistill.continual import AngularDEN, DenOptions, GrowingMLP, SplitRule
-from isodistill.continual.measures import average_accuracy, backward_transfer, forgetting
-from isodistill.data.files import append_log, read_log, write_lines
-from isodistill.evaluation import mean_sd
-from isodistill.evaluation.statistics import paired_interval
+from isodistill.data.files import append_log, read_log
+from isodistill.evaluation.transfer import average_accuracy, backward_transfer, forgetting
 
-RESULTS = Path("docs/results")
-BEGIN, END = "<!-- tables: begin, made by studies/drift.py from drift.json -->", "<!-- tables: end -->"
-SIZES, TASKS, SEEDS, CLASSES = [784, 64, 64], 10, (0, 1, 2), 10
+NAME, RESULTS = "drift.py", Path("docs/results")
+HIDDEN, TASKS, SEEDS, CLASSES = [64, 64], 10, (0, 1, 2), 10
 N_TRAIN, STEPS, BATCH, LR = 1000, 250, 64, 1e-3
 LABELS = {
     "angular": "ang-DEN, top tenth by angle",
@@ -38,6 +38,8 @@ LABELS = {
     "random_nodes": "DEN, a random tenth",
     "no_split": "DEN without splits",
     "ewc": "EWC, lam 100, per-sample Fisher",
+    "si": "SI, c 0.1, xi 0.1",
+    "lwf": "LwF, alpha 1, T 2",
     "l2_penalty": "l2 penalty, lam 1",
     "none": "fine-tuning",
     "joint": "joint training (all data)",
@@ -61,30 +63,39 @@ def main() -> None:
     done = {(run["setting"], run["method"], run["seed"]) for run in runs}
     planned = [(setting, method, seed) for setting in SETTINGS for seed in SEEDS for method in LABELS]
     missing = [run for run in planned if run not in done]
-    images = read_images(given.data / "continual" / "mnist_binary")
     for setting, method, seed in missing[: given.runs]:
-        R, growth = METHODS[method](SETTINGS[setting][1](images, seed), seed)
+        _, read, make = SETTINGS[setting]
+        R, growth = METHODS[method](make(read(given.data), seed), seed)
         numbers = {"acc": average_accuracy(R), "bwt": backward_transfer(R), "forgetting": forgetting(R)}
         run = {"setting": setting, "method": method, "seed": seed, **numbers, "growth": growth, "R": R}
         append_log(log, run)
         runs.append(run)
         print(f"{setting}, {method}, seed {seed}: ACC {run['acc']:.3f}, growth {growth:.2f}", flush=True)
     records = collect(runs)
-    write_lines(RESULTS / "drift.json", [json.dumps(records, indent=1, allow_nan=False)])
-    page = RESULTS / "drift.md"
-    before, _, rest = page.read_text(encoding="utf-8").partition(BEGIN)
-    text = f"{before}{BEGIN}\n\n{table(records)}\n\n{END}{rest.partition(END)[2]}"
-    write_lines(page, text.splitlines())
+    drift_page.write(RESULTS, NAME, records, table(records))
 
 
-def read_images(folder: Path) -> Task:
+@functools.cache
+def read_images(data: Path) -> Task:
     """Training and test pixels (N, 784) and digits (N,)."""
     found: list[Tensor] = []
+    folder = data / "continual" / "mnist_binary"
     for split in ("train", "test"):
         with gzip.open(folder / f"{split}.jsonl.gz", "rt", encoding="utf-8") as file:
             rows = [json.loads(line) for line in file]
         bits = np.stack([np.unpackbits(np.frombuffer(base64.b64decode(r["bits"]), np.uint8)) for r in rows])
         found += [torch.from_numpy(bits).float(), torch.tensor([int(r["label"]) for r in rows])]
+    return found[0], found[1], found[2], found[3]
+
+
+@functools.cache
+def read_digits(data: Path) -> Task:
+    """The digits of scikit-learn, as they lie in a set of images with captions: pixels (N, 64) in 0 to 1."""
+    found: list[Tensor] = []
+    for split in ("train", "test"):
+        with gzip.open(data / "pairs" / "digits_captions" / f"{split}.jsonl.gz", "rt", encoding="utf-8") as file:
+            rows = [json.loads(line) for line in file]
+        found += [torch.tensor([r["image"] for r in rows]).float() / 16, torch.tensor([int(r["label"]) for r in rows])]
     return found[0], found[1], found[2], found[3]
 
 
@@ -132,12 +143,18 @@ def split(images: Task, seed: int) -> list[Task]:
     return tasks
 
 
-SETTINGS: dict[str, tuple[str, Callable[[Task, int], list[Task]]]] = {
-    "permuted": ("permuted MNIST, 10 tasks of 1,000 rows, task-incremental", permuted),
-    "rotated": ("rotated MNIST, 10 tasks of 1,000 rows, task-incremental", rotated),
-    "split": ("split MNIST, 5 tasks of two digits and at most 1,000 rows, task-incremental", split),
+SETTINGS: dict[str, tuple[str, Callable[[Path], Task], Callable[[Task, int], list[Task]]]] = {
+    "permuted": ("permuted MNIST, 10 tasks of 1,000 rows, task-incremental", read_images, permuted),
+    "rotated": ("rotated MNIST, 10 tasks of 1,000 rows, task-incremental", read_images, rotated),
+    "split": ("split MNIST, 5 tasks of two digits and at most 1,000 rows, task-incremental", read_images, split),
+    "digits": ("split digits of scikit-learn, 5 tasks of two digits, task-incremental", read_digits, split),
+    "digits_permuted": (
+        "permuted digits of scikit-learn, 10 tasks of 1,000 rows, task-incremental",
+        read_digits,
+        permuted,
+    ),
 }
-"""Setting -> label, and what makes its tasks from the images and a seed."""
+"""Setting -> label, what reads its images, and what makes its tasks from them and a seed."""
 
 
 def den(rule: SplitRule) -> Callable[[list[Task], int], tuple[list[list[float]], float]]:
@@ -145,7 +162,7 @@ def den(rule: SplitRule) -> Callable[[list[Task], int], tuple[list[list[float]],
 
     def run(tasks: list[Task], seed: int) -> tuple[list[list[float]], float]:
         options = DenOptions(rule=rule, steps=STEPS, head_steps=50, short_steps=25, batch=BATCH, lr=LR, expand=0)
-        learner, R, sizes = AngularDEN(SIZES, options, seed), [], []
+        learner, R, sizes = AngularDEN([tasks[0][0].shape[1], *HIDDEN], options, seed), [], []
         for i, (x, y, _, _) in enumerate(tasks):
             learner.learn(x, y, CLASSES)
             sizes.append(sum(W.numel() for W in learner.model.W))
@@ -156,12 +173,13 @@ def den(rule: SplitRule) -> Callable[[list[Task], int], tuple[list[list[float]],
 
 
 def fixed(kind: str) -> Callable[[list[Task], int], tuple[list[list[float]], float]]:
-    """A run of a network that does not grow: no penalty, EWC or l2 on the body, or joint training."""
+    """A run of a network that does not grow: no penalty, EWC, SI or l2 on the body, LwF, or joint training."""
 
     def run(tasks: list[Task], seed: int) -> tuple[list[list[float]], float]:
         generator = torch.Generator().manual_seed(seed)
-        model, R = GrowingMLP(SIZES, generator), []
+        model, R = GrowingMLP([tasks[0][0].shape[1], *HIDDEN], generator), []
         anchors: list[tuple[list[Tensor], list[Tensor]]] = []
+        importance = [torch.zeros_like(p) for p in (*model.W, *model.b)]
         if kind == "joint":
             for _ in tasks:
                 model.add_head(CLASSES, generator)
@@ -170,8 +188,14 @@ def fixed(kind: str) -> Callable[[list[Task], int], tuple[list[list[float]], flo
             return [accuracies[: i + 1] for i in range(len(tasks))], 1.0
         for i, task in enumerate(tasks):
             model.add_head(CLASSES, generator)
-            fit(model, tasks, [i], anchors, generator)
-            if kind != "none":
+            start = [p.detach().clone() for p in (*model.W, *model.b)]
+            path = fit(model, tasks, [i], anchors, generator, kind)
+            if kind == "si":  # xi and c are the authors'; one quadratic around the latest weights
+                body = [*model.W, *model.b]
+                moved = zip(importance, path, body, start, strict=True)
+                importance = [(Om + w / ((p.detach() - p0) ** 2 + 0.1)).clamp(min=0) for Om, w, p, p0 in moved]
+                anchors = [([2 * 0.1 * Om for Om in importance], [p.detach().clone() for p in body])]
+            elif kind in ("ewc", "l2_penalty"):
                 anchors.append(anchor(model, task, i, kind))
             R.append([accuracy(model, tasks[j], j) for j in range(i + 1)])
         return R, 1.0
@@ -179,21 +203,46 @@ def fixed(kind: str) -> Callable[[list[Task], int], tuple[list[list[float]], flo
     return run
 
 
-def fit(model: GrowingMLP, tasks: list[Task], seen: Any, anchors: Any, generator: torch.Generator) -> None:
-    """As many steps per task as DEN takes; the penalty is (1/2) sum F (W - W*)^2 over the anchors."""
+def fit(
+    model: GrowingMLP, tasks: list[Task], seen: Any, anchors: Any, generator: torch.Generator, kind: str = "none"
+) -> list[Tensor]:
+    """As many steps per task as DEN takes; the penalty is (1/2) sum F (W - W*)^2 over the anchors.
+
+    Returns:
+        For SI the path integral of every tensor of the body, else zeros.
+    """
     body = [*model.W, *model.b]
-    heads = [p for t in seen for p in (model.heads[t], model.head_biases[t])]
+    path = [torch.zeros_like(p) for p in body]
+    old = copy.deepcopy(model) if kind == "lwf" else None
+    trained = range(len(model.heads)) if kind == "lwf" else seen
+    heads = [p for t in trained for p in (model.heads[t], model.head_biases[t])]
     optimizer = torch.optim.Adam([*body, *heads], lr=LR)
     order = torch.randperm((STEPS + 50) * len(seen), generator=generator) % len(seen)
     for t in (seen[int(k)] for k in order):
         x, y = tasks[t][:2]
         rows = torch.randint(len(x), (BATCH,), generator=generator)
         loss = F.cross_entropy(model(x[rows], t), y[rows])
-        for weights, old in anchors:
-            loss = loss + sum((w * (p - o).square()).sum() for w, p, o in zip(weights, body, old, strict=True)) / 2
+        if kind == "si":
+            g, before = torch.autograd.grad(loss, body, retain_graph=True), [p.detach().clone() for p in body]
+        if old is not None:
+            loss = loss + sum(kept(model, old, x[rows], head) for head in range(t))
+        for weights, star in anchors:
+            loss = loss + sum((w * (p - o).square()).sum() for w, p, o in zip(weights, body, star, strict=True)) / 2
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
+        if kind == "si":
+            with torch.no_grad():
+                for w, g_p, p, p0 in zip(path, g, body, before, strict=True):
+                    w -= g_p * (p - p0)
+    return path
+
+
+def kept(model: GrowingMLP, old: GrowingMLP, x: Tensor, head: int, T: float = 2.0) -> Tensor:
+    """T^2 KL of an old head's answers: as they were before this task, against as they are."""
+    with torch.no_grad():
+        p = torch.softmax(old(x, head) / T, 1)
+    return T**2 * F.kl_div(torch.log_softmax(model(x, head) / T, 1), p, reduction="batchmean")
 
 
 def anchor(model: GrowingMLP, task: Task, t: int, kind: str) -> tuple[list[Tensor], list[Tensor]]:
@@ -218,7 +267,7 @@ METHODS = {
     "l2": den(SplitRule(metric="l2", mode="quantile")),
     "random_nodes": den(SplitRule(metric="random", mode="quantile")),
     "no_split": den(SplitRule(threshold=math.pi)),
-    **{kind: fixed(kind) for kind in ("ewc", "l2_penalty", "none", "joint")},
+    **{kind: fixed(kind) for kind in ("ewc", "si", "lwf", "l2_penalty", "none", "joint")},
 }
 
 
@@ -227,48 +276,27 @@ def collect(runs: list[Run]) -> list[Run]:
     found: dict[tuple[str, str], dict[int, Run]] = {}
     for run in runs:
         found.setdefault((run["setting"], run["method"]), {})[run["seed"]] = run
-    return [
-        record(setting, method, metric, {m: found.get((setting, m), {}) for m in (method, *RIVALS)})
-        for setting in SETTINGS
-        for method in LABELS
-        for metric in METRICS
-        if (setting, method) in found
-    ]
-
-
-def record(setting: str, method: str, metric: str, found: dict[str, dict[int, Run]]) -> Run:
-    """One metric of a method over seeds, with its differences to the rivals."""
-    own, differences = found[method], {}
-    sign = -1 if metric in ("forgetting", "growth") else 1
-    for rival in RIVALS:
-        apart = [sign * (own[s][metric] - found[rival][s][metric]) for s in own if s in found[rival]]
-        if rival != method and len(apart) >= 3:
-            differences[rival] = paired_interval(apart)
-    values = [own[seed][metric] for seed in sorted(own)]
-    mean, sd = mean_sd(values)
-    return {
-        "setting": SETTINGS[setting][0],
-        "student": "MLP 784-64-64",
-        "method": method,
-        "metric": metric,
-        "mean": round(mean, 6),
-        "sd": None if math.isnan(sd) else round(sd, 6),
-        "seeds": values,
-        "diff_to": differences,
-        "command": "python studies/drift.py --data FOLDER",
-    }
+    records = []
+    for setting, (label, read, _) in SETTINGS.items():
+        runs_here = {method: by_seed for (name, method), by_seed in found.items() if name == setting}
+        n = 784 if read is read_images else 64
+        command = f"python studies/{NAME} --data FOLDER"
+        head = {"setting": label, "student": f"MLP {n}-{'-'.join(map(str, HIDDEN))}", "command": command}
+        for method in (m for m in LABELS if m in runs_here):
+            records += [drift_page.record(runs_here, method, metric, RIVALS, head) for metric in METRICS]
+    return records
 
 
 def table(records: list[Run]) -> str:
     """A table for each setting, one row per method."""
     lines: list[str] = []
-    for label, _ in SETTINGS.values():
+    for label, _, _ in SETTINGS.values():
         found = {(r["method"], r["metric"]): r for r in records if r["setting"] == label}
         if not found:
             continue
         lines += [
             "",
-            f"### {label[0].upper()}{label[1:]}",
+            f"#### {label[0].upper()}{label[1:]}",
             "",
             "| method | ACC | BWT | forgetting | growth | ACC above l2 by | ACC above fine-tuning by |",
             "| --- | ---: | ---: | ---: | ---: | ---: | ---: |",
@@ -277,21 +305,11 @@ def table(records: list[Run]) -> str:
             if (method, "acc") in found:
                 apart = found[method, "acc"]["diff_to"]
                 cells = [
-                    *(spread(found[method, m]) for m in METRICS),
-                    *(difference(apart.get(r)) for r in ("l2", "none")),
+                    *(drift_page.spread(found[method, m]) for m in METRICS),
+                    *(drift_page.difference(apart.get(r)) for r in ("l2", "none")),
                 ]
                 lines.append(f"| {name} | {' | '.join(cells)} |")
     return "\n".join(lines).strip()
-
-
-def spread(record: Run) -> str:
-    """Mean and standard deviation."""
-    return f"{record['mean']:.3f}" + ("" if record["sd"] is None else f" ± {record['sd']:.3f}")
-
-
-def difference(paired: list[float] | None) -> str:
-    """A paired difference with its interval; a dash where there is none."""
-    return "-" if paired is None else f"{paired[0]:+.3f} ({paired[1]:+.3f} to {paired[2]:+.3f})"
 
 
 if __name__ == "__main__":

@@ -27,7 +27,7 @@ from torch import Tensor, nn
 from torch.func import jvp
 from torch.nn import functional as F
 
-from isodistill.data.files import append_log, read_log, write_lines
+from isodistill.data.files import append_log, read_log, write_between_marks, write_lines
 from isodistill.evaluation import mean_sd
 from isodistill.evaluation.statistics import paired_interval
 from isodistill.influence import Influence, segment
@@ -122,8 +122,7 @@ def main() -> None:
     records = collect(runs)
     write_lines(RESULTS / "ecif.json", [json.dumps(records, indent=1, allow_nan=False)])
     page = RESULTS / "ecif.md"
-    before, _, rest = page.read_text(encoding="utf-8").partition(BEGIN)
-    write_lines(page, f"{before}{BEGIN}\n\n{tables(records)}\n\n{END}{rest.partition(END)[2]}".splitlines())
+    write_between_marks(page, BEGIN, END, tables(records))
 
 
 def read(path: Path) -> list[Run]:

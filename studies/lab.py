@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 
-from isodistill.data.files import append_log, read_log, write_lines
+from isodistill.data.files import append_log, read_log, write_between_marks, write_lines
 from isodistill.evaluation import mean_sd
 from isodistill.evaluation.statistics import MIN_SEEDS, paired_interval
 from isodistill.lab import LabSettings, run_lab
@@ -49,6 +49,9 @@ SETTINGS: dict[str, tuple[str, list[str]]] = {
     "k4": ("conflicting cues, K = 4, rho 1", ["task.domains=4"]),
     "k2": ("conflicting cues, K = 2, rho 1", ["task.domains=2"]),
     "k16": ("conflicting cues, K = 16, rho 1", ["task.domains=16"]),
+    "k2_total": ("conflicting cues, K = 2, rho 1, 64 rows a step as with K = 8", ["task.domains=2", "train.rows=32"]),
+    "k4_total": ("conflicting cues, K = 4, rho 1, 64 rows a step as with K = 8", ["task.domains=4", "train.rows=16"]),
+    "k16_total": ("conflicting cues, K = 16, rho 1, 64 rows a step as with K = 8", ["task.domains=16", "train.rows=4"]),
     "hard": (
         "conflicting cues, K = 8, rho 1, two kinds of the second operation, 800 steps",
         ["task.operations=2", "train.steps=800"],
@@ -74,6 +77,9 @@ GRID: list[tuple[str, tuple[str, ...], range]] = [
     ("k8", FORMS, range(3)),
     ("hard_words", (*CORE, "erm_lr_1e-3"), range(3)),
     ("k4", (*CORE, "erm_lr_1e-3"), range(3)),
+    ("k4_total", CORE, range(3)),
+    ("k16_total", CORE, range(3)),
+    ("k2_total", CORE, range(3)),
     ("hard", (*CORE, "erm_lr_1e-3"), range(3)),
     ("k8", FORMS, range(3, 5)),
     ("k8", ABLATIONS, range(5)),
@@ -161,7 +167,7 @@ def write_results(folder: Path, runs: list[Run]) -> None:
     records = collect(runs)
     kept = [record for record in others if not record["student"].startswith("lab")]
     write_lines(path, [json.dumps(records + kept, indent=1, allow_nan=False)])
-    write_lines(page, with_tables(page.read_text(encoding="utf-8"), tables(records)).splitlines())
+    write_between_marks(page, BEGIN, END, tables(records))
     print(f"results: {page}")
 
 
@@ -235,13 +241,6 @@ def tables(records: list[Run]) -> str:
                 cells = [name, _mean(accuracy), seeds, *(_difference(accuracy, r) for r in ("erm", "random_mask"))]
                 lines.append(f"| {' | '.join([*cells, *(_mean(other) for other in others)])} |")
     return "\n".join(lines).strip()
-
-
-def with_tables(page: str, text: str) -> str:
-    """The page with what stands between its marks replaced."""
-    before, _, rest = page.partition(BEGIN)
-    _, _, after = rest.partition(END)
-    return f"{before}{BEGIN}\n\n{text}\n\n{END}{after}"
 
 
 def _mean(record: Run) -> str:

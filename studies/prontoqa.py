@@ -15,7 +15,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from isodistill.data.files import write_lines
+from isodistill.data.files import write_between_marks, write_lines
 from isodistill.evaluation import PredictionLog, Record, compare_seeds, mean_sd
 from isodistill.evaluation.answer import read_representations
 from isodistill.pipeline import run_recipe
@@ -54,7 +54,7 @@ def main() -> None:
     records = collect(recipe, folders)
     write_lines(RESULTS / "prontoqa.json", [json.dumps(records, indent=1, allow_nan=False)])
     page = RESULTS / "prontoqa.md"
-    write_lines(page, with_tables(page.read_text(encoding="utf-8"), tables(records)).splitlines())
+    write_between_marks(page, BEGIN, END, tables(records))
     print(f"results: {page}")
 
 
@@ -130,13 +130,6 @@ def tables(records: list[dict[str, Any]]) -> str:
             values = ", ".join(_number(value) for value in record["seeds"])
             lines.append(f"| {METRICS[metric][0]} | {method} | {values} |")
     return "\n".join(lines)
-
-
-def with_tables(page: str, text: str) -> str:
-    """The page with what stands between its marks replaced."""
-    before, _, rest = page.partition(BEGIN)
-    _, _, after = rest.partition(END)
-    return f"{before}{BEGIN}\n\n{text}\n\n{END}{after}"
 
 
 def _mean(record: dict[str, Any]) -> str:

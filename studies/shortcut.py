@@ -26,7 +26,7 @@ from typing import Any
 import numpy as np
 from peft import PeftModel
 
-from isodistill.data.files import append_log, read_log, write_lines
+from isodistill.data.files import append_log, read_log, write_between_marks, write_lines
 from isodistill.data.load import write_rows
 from isodistill.data.rows import Row
 from isodistill.evaluation import PredictionLog, mean_sd
@@ -231,9 +231,7 @@ def write_page() -> None:
     path, page = RESULTS / "iga.json", RESULTS / "iga.md"
     kept = [record for record in json.loads(path.read_text(encoding="utf-8")) if record["student"].startswith("lab")]
     write_lines(path, [json.dumps(kept + records, indent=1, allow_nan=False)])
-    before, _, rest = page.read_text(encoding="utf-8").partition(BEGIN)
-    after = rest.partition(END)[2]
-    write_lines(page, f"{before}{BEGIN}\n\n{tables(records)}\n\n{END}{after}".splitlines())
+    write_between_marks(page, BEGIN, END, tables(records))
 
 
 def collect(lines: list[dict[str, Any]]) -> list[dict[str, Any]]:

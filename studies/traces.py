@@ -22,7 +22,7 @@ from typing import Any
 
 import numpy as np
 
-from isodistill.data.files import append_log, read_log, write_lines
+from isodistill.data.files import append_log, read_log, write_between_marks, write_lines
 from isodistill.evaluation import PredictionLog, mean_sd, paired_difference
 from isodistill.evaluation.statistics import ratio_of_sums
 from isodistill.pipeline import run_recipe
@@ -137,8 +137,7 @@ def report(runs: list[dict[str, Any]]) -> None:
     head = "| traces | number | correct | seeds | test problems | all traces | correct ones | correct better by |"
     page = RESULTS / "traces.md"
     text = "\n".join([head, "| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |", *lines])
-    before, _, rest = page.read_text(encoding="utf-8").partition(BEGIN)
-    write_lines(page, f"{before}{BEGIN}\n\n{text}\n\n{END}{rest.partition(END)[2]}".splitlines())
+    write_between_marks(page, BEGIN, END, text)
 
 
 def _outcomes(run: dict[str, Any]) -> list[int]:

@@ -9,6 +9,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from isodistill.errors import UserError
+from isodistill.sandbox import run_tests
+
 if TYPE_CHECKING:
     from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
@@ -46,6 +49,15 @@ def real_data() -> Path:
     if not (folder / "README.md").is_file():
         pytest.skip(f"no real data: set ISODISTILL_DATA to the data folder (looked in {folder})")
     return folder
+
+
+@pytest.fixture(scope="session")
+def sandbox() -> None:
+    """A skip where this machine allows no sandbox; what else goes wrong with one is a failure."""
+    try:
+        run_tests("def one(): return 1", "assert one() == 1")
+    except UserError as error:
+        pytest.skip(str(error))
 
 
 @pytest.fixture

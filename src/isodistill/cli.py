@@ -94,8 +94,7 @@ def train(recipe: RecipeArg, out: OutOption = None, overrides: SetOption = None)
     loaded, folder = load_recipe(recipe, overrides or []), out or Path("runs") / recipe.stem
     from isodistill.pipeline import train_run
 
-    train_run(loaded, folder)
-    typer.echo(f"student: {folder / 'student'}")
+    typer.echo(f"student: {train_run(loaded, folder)}")
 
 
 @app.command()

@@ -177,7 +177,11 @@ class Recipe:
 
     Attributes:
         student: ``smollm2-135m``, ``tiny`` (made on the spot), hub id, folder, or GGUF file.
-        teacher: asked at every token by objectives that need one: as ``student``, or ``self``, the student's own base.
+        teacher: asked at every token by objectives and terms that need one: as ``student``, or ``self``, the student's
+            own base.
+        teacher_top_k: ask the teacher before training, once, and keep its so many likeliest tokens at every position on
+            disk; 0 asks it live.
+        target: file of rows whose prompts alone are read, for ``prada``; null for every other method.
         problems: ``builtin:isomers``, ``real:NAME`` with ``real_data``, a file, or a ``datasets`` name.
         real_data: folder of the real data sets for ``real:NAME``.
         columns: our column -> theirs, for files with other names.
@@ -188,6 +192,9 @@ class Recipe:
         objective: slot; null takes the preset's.
         alignment: slot; null takes the preset's.
         term: slot; null takes the preset's, which is mostly none.
+        guard: slot: what protects the skills of earlier stages; null is none.
+        stages: distillations in sequence on one student, each a ``name`` and the keys in which it differs from the
+            recipe; null is one distillation.
         rewrite: settings of ``pipeline.rewrite.Rewrite``, for `isodistill isomers rewrite` alone.
         teach: settings of ``teachers.settings.Teach``; null learns from the completions of the problems.
         lora: arguments of ``peft.LoraConfig``.
@@ -199,6 +206,8 @@ class Recipe:
 
     student: str = "smollm2-135m"
     teacher: str | None = None
+    teacher_top_k: int = 0
+    target: str | None = None
     problems: str = "builtin:isomers"
     real_data: str | None = None
     columns: dict[str, str] | None = None
@@ -209,6 +218,8 @@ class Recipe:
     objective: dict[str, Any] | None = None
     alignment: dict[str, Any] | None = None
     term: dict[str, Any] | None = None
+    guard: dict[str, Any] | None = None
+    stages: list[dict[str, Any]] | None = None
     teach: dict[str, Any] | None = None
     rewrite: dict[str, Any] | None = None
     isomers: Isomers = field(default_factory=Isomers)
@@ -221,6 +232,10 @@ class Recipe:
     evaluate: Evaluate = field(default_factory=Evaluate)
     seed: int = 0
     seed_hparam: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.teacher_top_k < 0:
+            raise UserError(f"teacher_top_k is {self.teacher_top_k}; it must be at least 0 (the live teacher).")
 
 
 def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:

@@ -115,6 +115,28 @@ def test_the_largest_drifts_are_duplicated() -> None:
     assert len(rule(old, 3 * old, selected, torch.Generator()).duplicate) == 0
 
 
+def test_a_change_of_length_is_drift_only_under_the_norm_guard() -> None:
+    old = torch.eye(3)
+    new = torch.diag(torch.tensor([1.0, 1.5, 0.5]))
+    every, generator = torch.ones(3, dtype=torch.bool), torch.Generator()
+    assert SplitRule()(old, new, every, generator).duplicate.tolist() == []
+    assert sorted(SplitRule(norm_guard=0.3)(old, new, every, generator).duplicate.tolist()) == [1, 2]
+    bands = SplitRule(mode="bands", norm_guard=0.5)(old, new, every, generator)
+    assert (bands.duplicate.tolist(), bands.restore.tolist()) == ([2], [0, 1])
+
+
+@pytest.mark.parametrize(("include_bias", "duplicated"), [(False, 0), (True, 15)])
+def test_a_change_of_the_bias_alone_is_seen_only_when_asked_for(include_bias: bool, duplicated: int) -> None:
+    rule = SplitRule(threshold=1e-3, k_max=None)
+    den = learner(rule, tasks=1, include_bias=include_bias, expand=0, short_steps=0)
+    old = [(W.detach().clone(), b.detach().clone()) for W, b in zip(den.model.W, den.model.b, strict=True)]
+    den.model.add_head(3, den.generator)
+    for b in den.model.b:
+        b.data += 0.5
+    selected = [torch.ones(len(W), dtype=torch.bool) for W in den.model.W]
+    assert den._split(*task(1), 1, old, selected) == (duplicated, 0)
+
+
 def test_bands_give_small_drifts_their_old_weights_back() -> None:
     rule = SplitRule(mode="bands", lower=math.pi, threshold=math.pi)
     den = learner(rule, tasks=1, expand=0, select_threshold=-1.0)
@@ -153,6 +175,8 @@ def test_a_grown_network_is_saved_and_loaded(tmp_path: Path) -> None:
         ({"metric": "euclid"}, "metric is 'euclid'"),
         ({"metric": "random"}, "needs mode quantile"),
         ({"k_max": -1}, "k_max is -1"),
+        ({"norm_guard": 0.0}, "norm_guard is 0.0"),
+        ({"mode": "quantile", "norm_guard": 0.5}, "norm_guard is 0.5 in mode quantile"),
     ],
 )
 def test_thresholds_out_of_range_are_refused(options: dict[str, Any], message: str) -> None:

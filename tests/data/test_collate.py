@@ -34,6 +34,7 @@ def test_by_hand() -> None:
         "weights": torch.float32,
         "set_index": torch.int64,
         "answer_at": torch.int64,
+        "place": torch.int64,
     }
 
 

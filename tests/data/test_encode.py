@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -142,7 +143,7 @@ def test_the_answer_is_found_where_the_completion_tells_it_last(tokenizer: Any) 
     def told(completion: str, answer: str, answer_type: Any = "number") -> str | None:
         row = Row(id="x", prompt="6 x 4?", completion=completion, answer=answer, answer_type=answer_type)
         encoded = encode_row(row, tokenizer, max_length=10_000)
-        assert encode_rows([ROW, row], tokenizer, 10_000)[0][1] == encoded
+        assert encode_rows([ROW, row], tokenizer, 10_000)[0][1] == replace(encoded, place=1)
         if encoded.answer_at is None:
             return None
         start, stop = encoded.answer_at

@@ -35,6 +35,8 @@ def launch(folder: Path, name: str, processes: int, **settings: Any) -> list[dic
     return [load_file(folder / f"weights-{name}-{rank}.safetensors") for rank in range(processes)]
 
 
+RULE = {"scorer": {"name": "rule"}, "n_prefix": 2, "max_tokens": 12}
+TARGET = [{"id": f"t{i}", "prompt": f"In sports, add {i} and {2 * i}.", "domain": "sports"} for i in range(7)]
 THREE = ("law", "mathematics", "medicine")
 
 
@@ -71,10 +73,18 @@ def losses(folder: Path, name: str) -> list[tuple[int, float]]:
         {"method": "dann"},
         {"method": "fish"},
         {"method": "iga_consistency", "term": {"states": 2.0}},
+        {"method": "flexkd", "term": {"stats": "step"}, "teacher": 48},
+        {"method": "projector", "teacher": 48},
+        {"method": "prada", "term": {"dropout": 0.0, "n_virt": 3}, "target": TARGET},
+        {"method": "label_multitask"},
+        {"method": "vcrd", "objective": {"control": "permuted"}, "teacher": 32},
+        {"method": "vcrd", "objective": {"steps": RULE, "w_norm": "mean"}, "teacher": 32},
+        {"method": "vcrd", "objective": {"steps": RULE, "rho": 0.5, "sample_tokens": 8}, "teacher": 32},
     ],
     ids=[
         *("erm", "erm_pooled", "iga-factor", "iga-weight", "iga-tangent-debias", "iga-separable"),
-        *("pcgrad", "group_dro", "irm", "dann", "fish", "iga_consistency"),
+        *("pcgrad", "group_dro", "irm", "dann", "fish", "iga_consistency", "flexkd", "projector", "prada"),
+        *("multitask", "vcrd-permuted", "vcrd-steps-mean", "vcrd-steps-samples"),
     ],
 )
 def test_two_ranks_equal_one(tmp_path: Path, tokenizer: PreTrainedTokenizerFast, method: dict[str, Any]) -> None:

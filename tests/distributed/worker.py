@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from peft import LoraConfig
+from peft import LoraConfig, PeftModel
 from safetensors.torch import save_file
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
@@ -19,7 +19,8 @@ from isodistill.data.load import load_rows
 def main(settings: Path) -> None:
     """Read the settings file that the test wrote, train, save ``weights.safetensors`` beside it."""
     given = json.loads(settings.read_text())
-    resume, disturbed = given.pop("resume", False), given.pop("disturb_rank", None)
+    resume, disturbed, width = (given.pop(name, None) for name in ("resume", "disturb_rank", "teacher"))
+    earlier, ends, target = (given.pop(name, None) for name in ("earlier", "ends", "target"))
     torch.set_num_threads(1)
     tokenizer = PreTrainedTokenizerFast.from_pretrained(settings.parent / "tokenizer")
     torch.manual_seed(0)
@@ -28,16 +29,25 @@ def main(settings: Path) -> None:
         num_key_value_heads=2, max_position_embeddings=512, bos_token_id=None,
         eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id,
     )  # fmt: skip
+    model: Any = LlamaForCausalLM(config)
+    lora = LoraConfig(r=4, lora_alpha=8, target_modules="all-linear", task_type="CAUSAL_LM")
+    if earlier is not None:
+        model, given["guard_state"] = (
+            PeftModel.from_pretrained(model, f"{earlier}/student", is_trainable=True),
+            f"{earlier}/guard",
+        )
     trainer = DistillTrainer(
-        LlamaForCausalLM(config),
+        model,
         args=DistillConfig(use_cpu=True, bf16=False, disable_tqdm=True, logging_steps=1, **given),
         train_dataset=load_rows(settings.parent / "rows.jsonl").rows,
         processing_class=tokenizer,
-        peft_config=LoraConfig(r=4, lora_alpha=8, target_modules="all-linear", task_type="CAUSAL_LM"),
+        peft_config=lora if earlier is None else None,
+        teacher_model=None if width is None else other_weights(config, width),
+        target_dataset=target,
     )
     generator = torch.Generator().manual_seed(1)
     for name, p in trainer.model.named_parameters():
-        if "lora_B" in name:
+        if "lora_B" in name and earlier is None:
             p.data = 0.05 * torch.randn(p.shape, generator=generator)
     if trainer.args.process_index == disturbed:
         update = trainer.alignment.update
@@ -48,11 +58,20 @@ def main(settings: Path) -> None:
             return update(gradients, present)
 
         trainer.alignment.update = disturb
-    trainer.train(resume_from_checkpoint=resume)
+    trainer.train(resume_from_checkpoint=bool(resume))
+    if ends is not None:
+        trainer.guarding.end_stage(Path(ends) / "guard")
+        trainer.save_model(str(Path(ends) / "student"))
     ranked = {n: p.detach().clone() for n, p in trainer.model.named_parameters() if p.requires_grad}
     save_file(ranked, settings.with_name(f"weights-{settings.stem}-{trainer.args.process_index}.safetensors"))
     if torch.distributed.is_initialized():  # or its threads may abort the process when it ends
         torch.distributed.destroy_process_group()
+
+
+def other_weights(config: LlamaConfig, width: int) -> LlamaForCausalLM:
+    """A teacher."""
+    torch.manual_seed(9)
+    return LlamaForCausalLM(LlamaConfig(**config.to_dict() | {"hidden_size": width, "head_dim": width // 4}))
 
 
 if __name__ == "__main__":

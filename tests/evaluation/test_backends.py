@@ -109,7 +109,15 @@ def test_a_refusal_is_explained(url: str, status: int, words: str, monkeypatch: 
         OpenAIBackend(url, "student", 512).generate(
             tokenizer, [[1, 2]], max_new_tokens=3, batch_size=1, on_done=lambda *_: None
         )
-    assert status != 401 or "secret-key" not in str(error.value)
+    assert "secret-key" not in str(error.value)
+
+
+def test_what_a_server_cannot_give_is_refused(url: str, tokenizer: Any) -> None:
+    backend = OpenAIBackend(url, "student", 512)
+    with pytest.raises(ValueError, match="2 tokens cannot be watched"):
+        backend.generate(tokenizer, [[1, 2]], max_new_tokens=3, batch_size=1, watch=[4, 5])
+    (answer,) = backend.generate(tokenizer, [[1, 2]], max_new_tokens=3, batch_size=1)
+    assert answer.watched.shape == (len(answer.tokens), 0)
 
 
 def test_the_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -412,3 +412,24 @@ def test_the_reason_for_the_slow_way_is_logged(tokenizer: Any, caplog: pytest.Lo
     with caplog.at_level("INFO", logger="isodistill"):
         generate(make("mistral_sliding"), tokenizer, [[11]], max_new_tokens=1)
     assert "sliding-window" in caplog.text
+
+
+@pytest.mark.parametrize("kind", ["llama", "gpt2"])
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_what_follows_an_answer_is_read_behind_it_and_changes_no_other(
+    kind: str, temperature: float, tokenizer: Any
+) -> None:
+    model, prompts, cue, watch = make(kind), mixed_prompts(11), [5, 60, 7], [3, 40]
+    settings: dict[str, Any] = {
+        "max_new_tokens": 8, "batch_size": 4, "watch": watch, "temperature": temperature, "seeds": list(range(11)),
+    }  # fmt: skip
+    plain = generate(model, tokenizer, prompts, **settings)
+    answers = generate(model, tokenizer, prompts, follow=lambda i, a: cue if i % 3 else [], **settings)
+    assert tokens(answers) == tokens(plain)
+    assert {a.finish for a in answers if a.followed is not None} == {"eos", "length"}
+    for i, (prompt, answer) in enumerate(zip(prompts, answers, strict=True)):
+        assert (answer.followed is not None) == bool(i % 3)
+        if answer.followed is not None:
+            with torch.no_grad():
+                logits = model(torch.tensor([prompt + answer.tokens + cue])).logits[0, -1, watch]
+            assert answer.followed == pytest.approx(logits.numpy(), abs=1e-4)

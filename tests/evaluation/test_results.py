@@ -27,7 +27,7 @@ METRICS = (
 )
 KEYS = {
     *("n_items", "n_sets", "n_incomplete_sets", "n_samples", "truncated", "unparsed", "wrong"),
-    *("tokens_median", "tokens_p95", "acc_by_domain", "pass_at_k"),
+    *("tokens_median", "tokens_p95", "acc_by_domain", "pass_at_k", "reasons"),
     *METRICS,
     *(f"{name}_ci95" for name in (*METRICS, "acc_by_domain", "pass_at_k")),
 }
@@ -57,6 +57,17 @@ def states(records: list[Record], spread: float, seed: int = 0) -> dict[str, np.
     rng = np.random.default_rng(seed)
     centers = {record.set_id: rng.normal(size=6) for record in records}
     return {r.item_id: (centers[r.set_id] + spread * rng.normal(size=6)).astype(np.float32) for r in records}
+
+
+def test_reasons_are_counted_where_programs_or_instructions_were_asked(make_record) -> None:
+    numbers = [make_record("s0", d) for d in DOMAINS]
+    assert split_results(numbers, **FEW)["reasons"] is None
+    broken = ["a; b", "b", None]
+    records = [
+        make_record("s0", d, "7" if reason else "19", answer_type="instructions", reason=reason)
+        for d, reason in zip(DOMAINS, broken, strict=True)
+    ]
+    assert list(split_results(records, **FEW)["reasons"].items()) == [("b", 2), ("a", 1)]
 
 
 def test_every_number_agrees_with_the_public_metrics(answered) -> None:

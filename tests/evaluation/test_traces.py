@@ -27,13 +27,22 @@ ROW = Row(id="r", prompt="A clerk files 6 x 4 briefs, less 5. How many?", answer
         ("Nineteen briefs, I think.", "stop", "unparsed", "no final answer"),
         ("", "content_filter", "unparsed", "is empty"),
         ("6 x 4 = 25. 25 - 5 = 20. The answer is 19.", "stop", "bad_step", "6 x 4 = 25"),
-        ("Шесть раз по четыре минус пять. The answer is 19.", "stop", "other_script", "letters"),
-        ("六乘四得二十四再减去五得十九就是十九份文件这样就行了 The answer is 19.", "stop", "other_script", "letters"),
+        ("Шесть раз по четыре минус пять. The answer is 19.", "stop", "other_language", "letters"),
+        ("六乘四得二十四再减去五得十九就是十九份文件这样就行了 The answer is 19.", "stop", "other_language", "letters"),
     ],
 )
 def test_each_verdict_has_its_reason(text: str, finish: str, verdict: str, reason: str) -> None:
     judged = judge(ROW, text, finish, check_steps=True)
     assert (judged.verdict, reason in judged.reason) == (verdict, True)
+
+
+def test_another_language_in_the_same_letters_is_noticed_where_it_is_clear() -> None:
+    prompt = "The clerk files the briefs of the day and takes four of them to the court. How many are left?"
+    row = Row(id="r", prompt=prompt, answer="19", answer_type="number")
+    german = "Der Beamte legt die Akten ab, und die vier sind nicht mit den anderen zu dem Gericht. The answer is 19."
+    judged = judge(row, german, "stop", check_steps=True)
+    assert (judged.verdict, judged.reason) == ("other_language", "is told in de, and the problem in en")
+    assert judge(row, "Vier weniger: 19. The answer is 19.", "stop", check_steps=True).verdict == "correct"  # not clear
 
 
 def test_steps_are_left_alone_when_not_asked_for() -> None:

@@ -240,13 +240,13 @@ def test_rows_without_answers_cannot_be_asked(isodistill: Call, write_recipe: Ca
     assert_refused(isodistill("run", "recipe.yaml"), "No test row could be asked", "answer")
 
 
-def test_answers_that_are_code_are_refused_before_training(
+def test_code_without_a_test_is_refused_before_training(
     isodistill: Call, write_recipe: Call, write_data: Call, folder: Path
 ) -> None:
     rows = [json.loads(line) for line in write_data().read_text().splitlines()]
-    write_data([row | {"answer": "print(1)", "answer_type": "code"} for row in rows])
+    write_data([row | {"answer": "def f():\n    return 1", "answer_type": "code"} for row in rows])
     write_recipe()
-    assert_refused(isodistill("run", "recipe.yaml", "--out", "run"), "column answer_type", "is code", "test.jsonl")
+    assert_refused(isodistill("run", "recipe.yaml", "--out", "run"), "column answer", "holds no test", "test.jsonl")
     assert not (folder / "run/student").exists()
 
 

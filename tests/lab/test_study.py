@@ -11,6 +11,8 @@ from typing import Any
 
 import pytest
 
+from isodistill.data.files import between_marks
+
 ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -116,4 +118,4 @@ def test_the_published_tables_are_those_of_the_published_runs(study: ModuleType)
     assert [record for record in published if record["student"].startswith("lab")] == records
     page = (results / "iga.md").read_text(encoding="utf-8")
     assert page.count(study.BEGIN) == page.count(study.END) == 1
-    assert study.with_tables(page, study.tables(records)) == page
+    assert between_marks(page, study.BEGIN, study.END, study.tables(records)) == page

@@ -13,9 +13,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from isodistill.models.frozen import FrozenLinear
-from isodistill.numerics.divergences import DIVERGENCES, divergence, with_tail
-from isodistill.objectives import JSD, OBJECTIVES, VCRD, ForwardKL, ReverseKL, Skew, StudentOutput, TopK, TrainedTokens
+from isodistill.numerics.divergences import DIVERGENCES, TAILS, divergence, truncated
+from isodistill.objectives import JSD, OBJECTIVES, VCRD, ForwardKL, ReverseKL, Skew, StudentOutput, TrainedTokens
 from isodistill.objectives.distillation import Distillation
+from isodistill.teachers.logits import TopK
 
 D, V, N = 5, 11, 21
 MEMBERS = [ForwardKL(), ReverseKL(), JSD(beta=0.3), Skew(), Skew(reverse=True), VCRD(), VCRD(temperature=2.0)]
@@ -128,7 +129,7 @@ def top_k(teacher: StudentOutput, k: int) -> TopK:
     log_p = F.log_softmax(teacher.head(teacher.hidden), 1)
     log_probs, ids = log_p.topk(k)
     tail = (1 - log_probs.double().exp().sum(1)).clamp(min=1e-12).log().float()
-    return TopK(ids.int(), log_probs, tail)
+    return TopK(torch.arange(N), ids.int(), log_probs, tail)
 
 
 @pytest.mark.parametrize("objective", MEMBERS[:6], ids=lambda m: type(m).__name__)
@@ -145,10 +146,37 @@ def test_the_tail_bucket_only_loses_divergence() -> None:
     found = []
     for k in range(1, V + 1):
         stored = top_k(teacher, k)
-        p = torch.cat([stored.log_probs, stored.log_tail[:, None]], 1)
-        found.append(divergence("fkl", p, with_tail(q, stored.ids.long())))
+        found.append(divergence("fkl", *truncated(stored.log_probs, stored.log_tail, stored.ids.long(), q)))
     for fewer, more in pairwise(found):
         assert bool((fewer <= more + 1e-5).all())
+
+
+@pytest.mark.parametrize("tail", TAILS)
+def test_the_rules_of_the_tail_by_hand(tail: str) -> None:
+    p, q = [0.5, 0.3, 0.2], [0.2, 0.1, 0.7]  # the top 2 of p are stored
+    stored = TopK(torch.arange(1), torch.tensor([[0, 1]]), torch.tensor([p[:2]]).log(), torch.tensor([p[2]]).log())
+    found = ForwardKL(lam_ce=0.0, lam_kd=1.0, tail=tail).token_losses(
+        StudentOutput(torch.tensor([q]).log(), lambda h: h), tokens_of(1), stored
+    )[0]
+    expected = {
+        "bucket": looped("fkl", p, q, 0.5),
+        "renorm": looped("fkl", [0.625, 0.375], [2 / 3, 1 / 3], 0.5),
+        "drop": 0.5 * math.log(2.5) + 0.3 * math.log(3),
+    }[tail]
+    assert float(found) == pytest.approx(expected, rel=1e-5)
+
+
+def test_no_trace_is_imitated_where_the_student_wrote_itself() -> None:
+    hidden, weight, teacher = sides()
+    tokens = tokens_of()
+    tokens = TrainedTokens(tokens.targets, tokens.rows, tokens.domains, tokens.weights, sampled=torch.arange(N) < 5)
+    for head in (FrozenLinear(weight, None, torch.float32), lambda h: h @ weight.T):
+        student = StudentOutput(hidden, head)
+        both = ForwardKL().token_losses(student, tokens, teacher)[0]
+        plain = ForwardKL().token_losses(student, tokens_of(), teacher)[0]
+        alone = ForwardKL(lam_ce=0.0).token_losses(student, tokens_of(), teacher)[0]
+        torch.testing.assert_close(both[:5], alone[:5])
+        torch.testing.assert_close(both[5:], plain[5:])
 
 
 def test_vocabularies_of_two_lengths() -> None:
@@ -171,6 +199,8 @@ def test_what_is_refused() -> None:
         ForwardKL(temperature=2.0).token_losses(student, tokens_of(), top_k(teacher, 3))
     refused = [("fkl", {"temperature": 0}), ("jsd", {"beta": 2.0}), ("skew", {"alpha": -1.0})]
     refused += [("vcrd", {"beta": -1.0}), ("vcrd", {"control": "no"}), ("fkl", {"lam_kd": -1.0})]
+    refused += [("fkl", {"tail": "no"}), ("fkl", {"rho": 1.5}), ("fkl", {"rho": 0.5, "lam_kd": 0.0})]
+    refused += [("vcrd", {"divergence_name": "ce"}), ("label_multitask", {"alpha": 2.0})]
     for name, options in refused:
         with pytest.raises(ValueError):
             OBJECTIVES[name](**options)

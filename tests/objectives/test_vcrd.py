@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from isodistill.models.frozen import FrozenLinear
-from isodistill.objectives import VCRD, ForwardKL, StudentOutput, TopK, TrainedTokens, token_delta, validity_weight
+from isodistill.objectives import VCRD, ForwardKL, StudentOutput, TrainedTokens, token_delta, validity_weight
+from isodistill.teachers.logits import TopK
 
 N, D, V = 19, 4, 9
 
@@ -54,7 +55,8 @@ def test_token_delta_is_that_of_a_loop() -> None:
 
 
 def test_token_delta_outside_the_top_k_takes_the_last_one_as_bound() -> None:
-    stored = TopK(torch.tensor([[2, 0]]), torch.tensor([[0.5, 0.3]]).log(), torch.tensor([0.2]).log())
+    log_probs = torch.tensor([[0.5, 0.3]]).log()
+    stored = TopK(torch.arange(1), torch.tensor([[2, 0]]), log_probs, torch.tensor([0.2]).log())
     z = torch.eye(4)
     found = [float(token_delta(z[i : i + 1], stored)) for i in (2, 0, 3)]
     assert found == pytest.approx([0.0, 0.4, 0.4])
@@ -118,6 +120,36 @@ def test_metrics_say_where_the_weight_goes() -> None:
     metrics = objective.take_metrics()
     assert metrics["objective/student_beats_teacher"] == pytest.approx(5 / N)
     assert metrics["objective/delta"] == pytest.approx(1.5 / N)
-    bins = [value for name, value in metrics.items() if name.startswith("objective/weight_")]
-    assert sum(bins) == pytest.approx(1)
+    for name in ("delta", "weight"):
+        bins = [v for key, v in metrics.items() if key.startswith(f"objective/{name}_") and "_at_" not in key]
+        assert sum(bins) == pytest.approx(1)
+    by_tenth = [metrics[f"objective/delta_at_{i}"] for i in range(10)]  # 19 tokens of one row: two a tenth, then one
+    assert by_tenth == pytest.approx([-0.5, -0.5, -0.25, 0, 0, 0, 0, 0.5, 1, 1])
     assert objective.take_metrics() == {}
+
+
+@pytest.mark.parametrize("control", ["teacher_confidence", "student_confidence"])
+def test_controls_of_confidence_alone(control: str) -> None:
+    student, teacher, _ = drawn()
+    side = teacher if control == "teacher_confidence" else student
+    best = torch.softmax(side.head(side.hidden), 1).amax(1)
+    torch.testing.assert_close(weights(control, None), 2 / (1 + torch.exp(-4 * (1 - best))), rtol=1e-3, atol=1e-5)
+
+
+def test_step_mode_is_gentler_and_leaves_unmeasured_tokens_at_one() -> None:
+    objective = VCRD(steps={"scorer": {"name": "rule"}, "n_prefix": 2})
+    assert objective.beta == 2.0
+    assert VCRD().beta == 4.0
+    for found, expected in zip(losses(objective), losses(ForwardKL()), strict=True):
+        assert torch.equal(found, expected)
+
+
+def test_with_cross_entropy_for_a_divergence_no_teacher_is_asked() -> None:
+    student, _, tokens = drawn()
+    objective = VCRD(divergence_name="ce", lam_ce=0.0, lam_kd=1.0, steps={})
+    assert not objective.needs_teacher
+    deltas = torch.linspace(-1, 1, N)
+    weighted = TrainedTokens(tokens.targets, tokens.rows, tokens.domains, tokens.weights, deltas)
+    found = objective.token_losses(student, weighted)[0]
+    ce = torch.nn.functional.cross_entropy(student.head(student.hidden), tokens.targets, reduction="none")
+    torch.testing.assert_close(found, ce * 2 / (1 + torch.exp(-2 * deltas)))

@@ -27,13 +27,14 @@ class Adder(BaseHTTPRequestHandler):
     """Adds the numbers of a problem; a model called wrong-N is wrong where the first number is N."""
 
     asked: ClassVar[list[dict[str, Any]]] = []
+    aside: ClassVar[dict[int, str]] = {}
 
     def do_POST(self) -> None:
         request = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         self.asked.append(request)
         a, b = map(int, re.findall(r"\d+", request["messages"][-1]["content"])[:2])
         slip = request["model"] == f"wrong-{a}"
-        text = f"{a} + {b} = {a + b}. The answer is {a + b + slip}."
+        text = f"{a} + {b} = {a + b}.{self.aside.get(a, '')} The answer is {a + b + slip}."
         choices = [{"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": text}}]
         usage = {"prompt_tokens": 20, "completion_tokens": 10}
         status = 400 if a == 999 else 200
@@ -241,6 +242,37 @@ def test_settings_that_do_not_go_together(teach: Any, tmp_path: Path, group: dic
     assert code == 2
     assert words in printed
     assert "sk-12345" not in printed
+
+
+def test_problems_without_a_test_split_can_be_taught(write: Any, teach: Any, tmp_path: Path) -> None:
+    recipe = write([row | {"split": "train"} for row in sums(3)])
+    assert teach(recipe)[0] == 0
+    assert len(lines(tmp_path / "run/taught/train.jsonl")) == 6
+
+
+def test_a_trace_that_repeats_an_evaluation_row_is_told_and_can_be_dropped(
+    write: Any, teach: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The problems share nothing with the benchmark; what the teacher says about one of them does."""
+    learned = "Anna buys seven apples, gives two of them to Ben, and asks how many apples are left over."
+    benchmark = tmp_path / "benchmark.jsonl"
+    benchmark.write_text(json.dumps({"id": "b", "prompt": learned, "answer": "5", "answer_type": "number"}) + "\n")
+    monkeypatch.setattr(Adder, "aside", {4: f" This reminds me: {learned}"})
+    options = ["--set", "split.valid=0", "--set", "split.test=0.1", "--set", "split.seed_data=1"]
+    options += ["--set", f"overlap.against=[{benchmark}]"]
+    code, printed = teach(write(), *options)
+    assert code == 0, printed
+    assert "0 of 22 training rows share text with an evaluation set, 13 words in a row" in printed
+    assert "2 of 22 rows with their traces share text with an evaluation set, 13 words in a row" in printed
+    found = json.loads((tmp_path / "run/taught/overlap.json").read_text())
+    assert found["sets"][str(benchmark)] == {"n_rows": 1, "exact": 0, "ngram": 2}
+    assert len(lines(tmp_path / "run/taught/train.jsonl")) == 22
+    asked = len(Adder.asked)
+    assert teach(write(), *options, "--set", "overlap.drop=true")[0] == 0
+    kept = lines(tmp_path / "run/taught/train.jsonl")
+    assert len(kept) == 20
+    assert not any(learned in row["completion"] for row in kept)
+    assert len(Adder.asked) == asked
 
 
 def test_a_model_in_this_process_teaches(write: Any, teach: Any, tmp_path: Path, student_folder: Path) -> None:

@@ -63,6 +63,19 @@ def test_overlap_is_shown_with_examples(tmp_path: Path) -> None:
     assert found["examples"] == [match] * 5
 
 
+def test_where_teachers_wrote_the_traces_they_are_what_is_shown(tmp_path: Path) -> None:
+    write(tmp_path, train=[row("a", completion=None)])
+    (tmp_path / "taught").mkdir()
+    (tmp_path / "taught" / "train.jsonl").write_text(json.dumps(row("a", completion="said by a teacher")) + "\n")
+    overlap = {"n": 13, "n_train": 1, "n_dropped": 0, "sets": {"id": {"n_rows": 4, "exact": 0, "ngram": 1}}}
+    for part, n_train in (("problems", 7), ("taught", 1)):
+        text = json.dumps(overlap | {"matches": [], "n_train": n_train})
+        (tmp_path / part / "overlap.json").write_text(text)
+    found = data_section(tmp_path)
+    assert [example["completion"] for example in found["examples"]] == ["said by a teacher"]
+    assert found["overlap"]["sentence"].startswith("1 training rows were compared")
+
+
 def test_a_damaged_file_is_named(tmp_path: Path) -> None:
     write(tmp_path, train=[row("a")])
     (tmp_path / "problems" / "train.jsonl").write_text("{", encoding="utf-8")

@@ -417,3 +417,14 @@ def test_pass_at_k_has_a_table_where_several_answers_were_drawn(make_run: MakeRu
     assert "50.0\N{EN DASH}75.0" in row
     assert "estimated from 4 per problem" in row
     assert "the second sample" not in html
+
+
+def test_why_answers_were_not_right_has_a_table_where_it_was_counted(make_run: MakeRun) -> None:
+    run = make_run("iga", before=False)
+    write_report(run, baseline=None, command="x", out=run / "report.html")
+    assert "Why answers were not right" not in (run / "report.html").read_text()
+    edit(run / "results.json", lambda results: results["splits"]["ood"].update(reasons={"ran out of time": 7}))
+    write_report(run, baseline=None, command="x", out=run / "report.html")
+    html = (run / "report.html").read_text()
+    row = html[html.index('<th scope="row">ran out of time') :].split("</tr>")[0]
+    assert ">7<" in row.replace("\n", "")

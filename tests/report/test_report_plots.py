@@ -36,6 +36,9 @@ DRAWINGS: dict[str, Callable[[str], str]] = {
         title=HOSTILE,
         roles={HOSTILE: "method"},
     ),
+    "heat_map": lambda name: plots.heat_map(
+        [HOSTILE, "after law"], ["law", HOSTILE], [[0.25, None], [0.9]], name=name, title=HOSTILE
+    ),
 }
 drawing = pytest.mark.parametrize("draw", DRAWINGS.values(), ids=DRAWINGS.keys())
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import os
 import random
 import signal
@@ -69,10 +68,10 @@ def test_requests_run_side_by_side_and_equal_ones_once(store: AnswerStore) -> No
 
 
 def test_the_rate_is_kept(store: AnswerStore) -> None:
-    teacher = Scripted(fine)
+    teacher, start = Scripted(fine), time.monotonic()
     ask_all({"t": teacher}, requests(5), store, {"t": Limits(workers=4, per_minute=1200)})
     times = sorted(at for _, at in teacher.asked)
-    assert all(b - a > 0.04 for a, b in itertools.pairwise(times))
+    assert all(at - start >= 0.05 * i for i, at in enumerate(times))  # late on a busy machine, never early
 
 
 def test_a_wait_that_the_server_asks_for_holds_all_workers(store: AnswerStore) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import logging
 import sys
 import time
 from pathlib import Path
@@ -91,6 +93,18 @@ def test_a_fault_is_told_in_words_and_can_be_tried_again(adder: tuple[Any, str],
     }  # fmt: skip
     assert words[fault] in str(error.value)
     assert error.value.after == (0.05 if fault == "too_many" else None)
+
+
+@pytest.mark.parametrize("fault", [None, *FAULTS])
+def test_the_key_is_in_no_log_even_when_everything_is_logged(
+    adder: tuple[Any, str], fault: str | None, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.DEBUG)
+    proxy = serving(Faulty, upstream=adder[1], plan=lambda: fault, hang_s=0.6)
+    with proxy as (_, url), contextlib.suppress(TeacherError):
+        teacher(url, 0.3).answer(MESSAGES, Sampling())
+    assert any(record.name.startswith("openai") for record in caplog.records)
+    assert KEY not in caplog.text
 
 
 class Refusing(Handler):

@@ -47,6 +47,8 @@ def make_trainer(
     def make(rows: list[Row] | None = None, *, start_away_from_zero: bool = True, **overrides: Any) -> DistillTrainer:
         model = type(tiny_model)(tiny_model.config)
         model.load_state_dict(weights)
+        names = ("teacher_model", "teacher_processing_class", "scorer", "target_dataset")
+        beside = {name: overrides.pop(name, None) for name in names}
         settings: dict[str, Any] = {
             "output_dir": str(tmp_path / "run"), "max_steps": 4, "sets_per_batch": 2, "learning_rate": 1e-2,
             "bf16": False, "use_cpu": True, "logging_steps": 1, "save_steps": 100, "disable_tqdm": True, "seed": 3,
@@ -57,6 +59,7 @@ def make_trainer(
             train_dataset=make_rows() if rows is None else rows,
             processing_class=tokenizer,
             peft_config=LoraConfig(r=4, lora_alpha=8, target_modules="all-linear", task_type="CAUSAL_LM"),
+            **beside,
         )
         if start_away_from_zero:
             generator = torch.Generator().manual_seed(1)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,24 +14,23 @@ from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
 from isodistill import DistillTrainer
 from isodistill.errors import UserError
+from isodistill.teachers.logits import LogitCache, fill_cache, made_by
 
 NAMES = ("fkl", "rkl", "jsd", "skew", "vcrd")
+WHOLE = [{"control": "permuted"}, {"control": "constant"}, {"w_norm": "mean"}]
 
 
 @pytest.fixture
-def taught(make_trainer: Any, tiny_model: LlamaForCausalLM, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
+def taught(make_trainer: Any, tiny_model: LlamaForCausalLM) -> Callable[..., Any]:
     """Trainers whose teacher is a model of other weights, or the student itself."""
 
     def make(teacher: Any = None, tokenizer: Any = None, **settings: Any) -> DistillTrainer:
         if teacher is None:
             torch.manual_seed(9)
             teacher = LlamaForCausalLM(tiny_model.config)
-        init = DistillTrainer.__init__
-        with monkeypatch.context() as patch:
-            given = {"teacher_model": teacher, "teacher_processing_class": tokenizer}
-            patch.setattr(DistillTrainer, "__init__", lambda self, *a, **k: init(self, *a, **given, **k))
-            trainer: DistillTrainer = make_trainer(max_steps=1, max_grad_norm=1e9, **settings)
-            return trainer
+        given = {"teacher_model": teacher, "teacher_processing_class": tokenizer, "max_steps": 1, "max_grad_norm": 1e9}
+        trainer: DistillTrainer = make_trainer(**given | settings)
+        return trainer
 
     return make
 
@@ -54,6 +54,52 @@ def test_accumulation_and_path_never_change_the_gradient(taught: Callable[..., A
     for other in map(gradient, others):
         for n, value in whole.items():
             torch.testing.assert_close(other[n], value, rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize("options", WHOLE, ids=str)
+def test_weights_of_the_whole_step_do_not_depend_on_its_split(
+    taught: Callable[..., Any], options: dict[str, str]
+) -> None:
+    slot = {"name": "vcrd", "lam_ce": 0.0, **options}
+    whole = gradient(taught(method="vcrd", objective=slot, sets_per_batch=8))
+    for n in (2, 8):
+        split = gradient(taught(method="vcrd", objective=slot, sets_per_batch=8 // n, gradient_accumulation_steps=n))
+        for name, value in whole.items():
+            torch.testing.assert_close(split[name], value, rtol=1e-3, atol=1e-5)
+    plain = gradient(taught(method="vcrd", objective={"name": "vcrd", "lam_ce": 0.0}, sets_per_batch=8))
+    assert any(not torch.allclose(plain[name], value, rtol=1e-2) for name, value in whole.items())
+
+
+@pytest.mark.parametrize("k", [8, 10_000])
+def test_what_is_read_from_disk_teaches_as_the_live_teacher(
+    taught: Callable[..., Any], tiny_model: LlamaForCausalLM, tokenizer: Any, tmp_path: Path, k: int
+) -> None:
+    torch.manual_seed(9)
+    teacher = LlamaForCausalLM(tiny_model.config)
+    cache = LogitCache(tmp_path / "cache", made_by("t", "1", tokenizer, len(tokenizer)), k=k)
+    live = taught(teacher, method="fkl", sets_per_batch=4, gradient_accumulation_steps=2)
+    fill_cache(cache, teacher, live.train_dataset)
+    expected = gradient(live)
+    cached = gradient(taught(cache, method="fkl", sets_per_batch=4, gradient_accumulation_steps=2))
+    close = [torch.allclose(cached[n], value, rtol=1e-2, atol=1e-4) for n, value in expected.items()]
+    assert all(close) == (k > 8)  # float16 keeps a log-prob to 1 part in 2,048; eight tokens are not all of them
+
+
+def test_a_cache_that_cannot_serve_is_refused(
+    taught: Callable[..., Any], tiny_model: LlamaForCausalLM, tokenizer: Any, tmp_path: Path
+) -> None:
+    def cache(name: str, temperature: float = 1.0, fill: bool = True) -> LogitCache:
+        made = LogitCache(tmp_path / name, made_by("t", "1", tokenizer, len(tokenizer), temperature), k=4)
+        if fill:
+            fill_cache(made, tiny_model, taught(method="fkl").train_dataset)
+        return made
+
+    with pytest.raises(UserError, match="cannot be tempered again"):
+        taught(cache("hot", 2.0), method="fkl")
+    with pytest.raises(UserError, match="lacks 24 of 24 rows"):
+        taught(cache("empty", fill=False), method="fkl")
+    with pytest.raises(UserError, match="need a model, not stored log-probs"):
+        taught(cache("full"), method="fkl", objective={"name": "fkl", "rho": 0.5})
 
 
 @pytest.mark.parametrize("name", ["fkl", "vcrd"])
@@ -87,3 +133,6 @@ def test_what_is_refused_before_training(
     other = PreTrainedTokenizerFast(tokenizer_object=Tokenizer.from_str(json.dumps(tree)))
     with pytest.raises(UserError, match="different tokenizers"):
         taught(tokenizer=other, method="fkl")
+    short = type(tiny_model.config)(**tiny_model.config.to_dict() | {"max_position_embeddings": 16})
+    with pytest.raises(UserError, match=r"the longest row has \d+ tokens and the teacher reads 16"):
+        taught(LlamaForCausalLM(short), method="fkl")

@@ -17,6 +17,7 @@ from isodistill.alignment.masking import (
     named,
 )
 from isodistill.numerics import Ema, MaskStats, conflict_mask, domain_statistics, segmented_conflict_mask
+from isodistill.numerics.moments import chunk_slices
 
 __all__ = ["FactorSpace", "remove_by_entry", "tensor_masks"]
 
@@ -93,12 +94,16 @@ def remove_by_entry(
     """(1 - M) * x of every tensor that has a mask, with the control in M's place; adds to ``stats``."""
     chosen = [p for p in masks if p in xs]
     final = [controlled(masks[p], xs[p], options.control, generator) for p in chosen]
-    for p, mask in zip(chosen, final, strict=True):
-        stats.update(mask, xs[p])
     if not chosen:
         return []
-    parts = torch._foreach_mul([1 - mask for mask in final], [xs[p].detach() for p in chosen])
-    return list(zip(chosen, parts, strict=True))
+    # One flat buffer in cache-sized chunks: hundreds of small tensors cost more in calls than in arithmetic.
+    mask = torch.cat([m.reshape(-1) for m in final])
+    x = torch.cat([xs[p].detach().reshape(-1) for p in chosen])
+    for part in chunk_slices(x.numel(), x.device):
+        stats.update(mask[part], x[part])
+        x[part].mul_(1 - mask[part])
+    parts = x.split([p.numel() for p in chosen])
+    return [(p, part.view(p.shape)) for p, part in zip(chosen, parts, strict=True)]
 
 
 def tensor_masks(

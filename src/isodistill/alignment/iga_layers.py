@@ -12,6 +12,7 @@ Removing D instead of setting M * x leaves ERM bit for bit where M = 1.
 from __future__ import annotations
 
 from abc import abstractmethod
+from dataclasses import dataclass
 from typing import TypeAlias
 
 import torch
@@ -25,12 +26,14 @@ from isodistill.models.lora import LoraLayer
 from isodistill.numerics import (
     DenseMask,
     MaskStats,
+    Removal,
     SeparableMask,
     SubspaceState,
     TangentBasis,
     Thin,
     TileMask,
     lora_pro,
+    map_on_cores,
     retract,
     sylvester_gauge,
     tangent_gradient,
@@ -79,13 +82,13 @@ class LayerSpace(Space):
     def removed_gradient(self, step: DomainStep) -> tuple[Removed, dict[str, float]]:
         """By the chain rule, or LoRA-Pro's closed form."""
         stats, kept, removed = MaskStats(), _Energy(), []
-        for layer in self.layers:
-            if layer.name not in self.masks or layer.A.grad is None or layer.B.grad is None:
-                continue
-            x = self.gradient(layer, step)
-            A, B, s = layer.A.detach().float(), layer.B.detach().float(), layer.scale
-            mask = self._controlled(self.masks[layer.name], x, A, B)
-            removal = mask.remove(x, A, B)
+        masked = [layer for layer in self.layers if layer.name in self.masks and layer.B.grad is not None]
+        jobs = [self._job(layer, self.gradient(layer, step), layer.A.float(), layer.B.float()) for layer in masked]
+        for job, removal in zip(jobs, _removals(jobs), strict=True):
+            layer, mask, x, A, B = job.layer, job.mask, job.x, job.A, job.B
+            assert layer.A.grad is not None
+            assert layer.B.grad is not None
+            s = layer.scale
             stats.add(removal.sums, removal.count)
             L_x, R_x = layer.A.grad.float() / s, layer.B.grad.float() / s
             kept.add(self.bases[layer.name].energy(L_x - removal.L, R_x - removal.R), removal.sums[3])
@@ -107,15 +110,18 @@ class LayerSpace(Space):
         """The tangent part of what is masked of the optimizer's step; with ``retract``, the way to the new factors."""
         if self.options.project_back == "retract":
             return self._retracted(remembered), {}
-        stats, kept, deltas, removed = MaskStats(), _Energy(), remembered.deltas(), []
+        stats, kept, deltas, removed, jobs = MaskStats(), _Energy(), remembered.deltas(), [], []
         for layer in self.layers:
             if layer.name not in self.masks or layer.A not in deltas or layer.B not in deltas:
                 continue
-            basis, s = self.bases[layer.name], layer.scale
+            basis = self.bases[layer.name]
             A, B = basis.A.float(), basis.B.float()
             dA, dB = deltas[layer.A].float(), deltas[layer.B].float()
-            x = Thin(torch.cat([B, dB], 1)[None], s * torch.cat([dA, A])[None])
-            removal = self._controlled(self.masks[layer.name], x, A, B).remove(x, A, B)
+            x = Thin(torch.cat([B, dB], 1)[None], layer.scale * torch.cat([dA, A])[None])
+            jobs.append(self._job(layer, x, A, B))
+        for job, removal in zip(jobs, _removals(jobs), strict=True):
+            layer = job.layer
+            basis, s = self.bases[layer.name], layer.scale
             stats.add(removal.sums, removal.count)
             # x lies in the tangent space, so norm(P_T(M x))^2 = 2 <M x, x> - norm(x)^2 + norm(P_T(D))^2.
             energy = 2 * removal.sums[2] - removal.sums[4] + basis.energy(removal.L, removal.R)
@@ -137,6 +143,10 @@ class LayerSpace(Space):
             A, B = retract(left, right, layer.scale, r)
             removed += [(layer.A, layer.A.detach() - A), (layer.B, layer.B.detach() - B)]
         return removed
+
+    def _job(self, layer: LoraLayer, x: Thin | Tensor, A: Tensor, B: Tensor) -> _Job:
+        A, B = A.detach(), B.detach()
+        return _Job(layer, self._controlled(self.masks[layer.name], x, A, B), x, A, B)
 
     def _controlled(self, mask: LayerMask, x: Thin | Tensor, A: Tensor, B: Tensor) -> LayerMask:
         """The mask, or the control that shares its density and step ratio on ``x``."""
@@ -176,6 +186,23 @@ class LayerSpace(Space):
         self.generator.set_state(state["generator"])
         bases = {key.removeprefix("subspace/"): x for key, x in state.items() if key.startswith("subspace/")}
         self.subspaces = {name: SubspaceState(basis) for name, basis in bases.items()}
+
+
+@dataclass(frozen=True)
+class _Job:
+    """A layer whose x is to be masked; see ``TiledMask.remove``."""
+
+    layer: LoraLayer
+    mask: LayerMask
+    x: Thin | Tensor
+    A: Tensor
+    B: Tensor
+
+
+def _removals(jobs: list[_Job]) -> list[Removal]:
+    """What the masks take out, all layers at a time: they are independent, and their tiles small."""
+    device = jobs[0].A.device if jobs else torch.device("cpu")
+    return map_on_cores(lambda job: job.mask.remove(job.x, job.A, job.B), jobs, device)
 
 
 class _Energy:

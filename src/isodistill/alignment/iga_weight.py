@@ -45,17 +45,19 @@ class WeightSpace(LayerSpace):
 
     def _moments(self, layer: LoraLayer, step: DomainStep) -> tuple[Tensor, Tensor, float]:
         """Mean and V, flat, and with ``debias`` the sum of V before the correction, else 0."""
-        signals, total = self.signals[layer.name], 0.0
-        averaged, noise = signals.update(
-            step.dense[layer.name], step.present, step.noise_dense.get(layer.name), step.noise_present
-        )
-        mean, variance = domain_statistics(averaged.flatten(1))
-        if noise is not None:
-            total = float(variance.sum())
-            variance.sub_(noise.flatten(1).square().sum(0), alpha=signals.noise_weight(averaged, noise))
+        signals, total, gradients = self.signals[layer.name], 0.0, step.dense[layer.name].flatten(1)
+        rows = step.noise_dense.get(layer.name)
+        if rows is None:
+            mean, variance = signals.averages.statistics(gradients, step.present)
+        else:
+            averaged, noise = signals.update(gradients, step.present, rows.flatten(1), step.noise_present)
+            mean, variance = domain_statistics(averaged)
+            if noise is not None:
+                total = float(variance.sum())
+                variance.sub_(noise.square().sum(0), alpha=signals.noise_weight(averaged, noise))
         if self.options.var_ema:
             variance = self.variances[layer.name].update(variance)
-        return mean, variance if noise is None else variance.clamp(min=0), total
+        return mean, variance if rows is None else variance.clamp(min=0), total
 
     def gradient(self, layer: LoraLayer, step: DomainStep) -> Tensor:
         """The mean gradient of W."""

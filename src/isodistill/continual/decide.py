@@ -32,7 +32,8 @@ class SplitRule:
         bands      drift < lower: the old weights return; drift > threshold: duplicated
         quantile   the share ``quantile`` with the largest drifts is duplicated
 
-    Units that the task did not select are never touched.
+    With ``norm_guard`` a unit whose norm changed by more than that is duplicated like one that turned too far; the
+    angle does not see it. Units that the task did not select are never touched.
 
     Args:
         metric: ``angular`` (radians), ``cosine``, ``l2``, ``l1``, or ``random``: the control that draws its nodes.
@@ -40,6 +41,7 @@ class SplitRule:
         threshold: default 0.1 pi, for the angle.
         lower: of ``bands``; default 0.02 pi.
         quantile: default 0.1.
+        norm_guard: of ``select`` and ``bands``: largest |log(norm now / norm then)|; None: rescaling is no drift.
         k_max: most duplicates per layer and task, those with the largest drift; None for no limit.
 
     Raises:
@@ -51,6 +53,7 @@ class SplitRule:
     threshold: float = 0.1 * math.pi
     lower: float = 0.02 * math.pi
     quantile: float = 0.1
+    norm_guard: float | None = None
     k_max: int | None = 10
 
     def __post_init__(self) -> None:
@@ -66,6 +69,8 @@ class SplitRule:
             raise ValueError(f"lower is {self.lower}; it must lie between 0 and threshold ({self.threshold})")
         if not 0 <= self.quantile <= 1:
             raise ValueError(f"quantile is {self.quantile}; it is a share, 0 to 1")
+        if self.norm_guard is not None and (self.norm_guard <= 0 or self.mode == "quantile"):
+            raise ValueError(f"norm_guard is {self.norm_guard} in mode {self.mode}; it is above 0, in select or bands")
         if self.k_max is not None and self.k_max < 0:
             raise ValueError(f"k_max is {self.k_max}; it must be 0 or more, or None for no limit")
 
@@ -87,6 +92,15 @@ class SplitRule:
         if self.mode == "quantile":
             chosen = ranked[: math.ceil(self.quantile * len(ranked))]
         else:
-            chosen = ranked[values[ranked] > self.threshold]
-        restore = ranked[values[ranked] < self.lower] if self.mode == "bands" else ranked[:0]
+            chosen = ranked[(values[ranked] > self.threshold) | self._rescaled(old, new)[ranked]]
+        small = (values < self.lower) & ~self._rescaled(old, new)
+        restore = ranked[small[ranked]] if self.mode == "bands" else ranked[:0]
         return Decision(chosen if self.k_max is None else chosen[: self.k_max], restore)
+
+    def _rescaled(self, old: Tensor, new: Tensor) -> Tensor:
+        """Units (U,) whose norm changed by more than ``norm_guard``; one that was or is zero among them."""
+        if self.norm_guard is None:
+            return torch.zeros(len(old), dtype=torch.bool)
+        then, now = (torch.linalg.vector_norm(x.double(), dim=1) for x in (old, new))
+        rescaled: Tensor = ((now.log() - then.log()).abs() > self.norm_guard) & ((then > 0) | (now > 0))
+        return rescaled

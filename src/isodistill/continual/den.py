@@ -36,6 +36,7 @@ class DenOptions:
 
     Args:
         rule: which nodes are split.
+        include_bias: a node's vector is [w, bias]; default False, as in DEN: a change of the bias alone has angle 0.
         steps: optimizer steps of the retraining; default 400.
         head_steps: of the new head alone; default 100.
         short_steps: after an expansion and after a split; default 40, a tenth.
@@ -55,6 +56,7 @@ class DenOptions:
     """
 
     rule: SplitRule = field(default_factory=SplitRule)
+    include_bias: bool = False
     steps: int = 400
     head_steps: int = 100
     short_steps: int = 40
@@ -242,12 +244,15 @@ class AngularDEN:
     ) -> tuple[int, int]:
         """Duplicate or restore what drifted, and train the copies; returns how many of each."""
         model, decisions = self.model, []
-        for layer, (W_old, _) in enumerate(old):
+        for layer, (W_old, b_old) in enumerate(old):
             m = len(W_old)
             columns = model.view(layer - 1, task) if layer else torch.arange(W_old.shape[1])
             columns = columns[columns < W_old.shape[1]]
-            new = model.W[layer].detach()[:m, columns]
-            decisions.append(self.options.rule(W_old[:, columns], new, selected[layer][:m], self.generator))
+            then, now = W_old[:, columns], model.W[layer].detach()[:m, columns]
+            if self.options.include_bias:
+                bias = model.b[layer].detach()[:m]
+                then, now = (torch.cat([W, b[:, None]], 1) for W, b in ((then, b_old), (now, bias)))
+            decisions.append(self.options.rule(then, now, selected[layer][:m], self.generator))
         self._require_room([len(decision.duplicate) for decision in decisions])
         sizes = [len(W) for W in model.W]
         for layer, decision in enumerate(decisions):

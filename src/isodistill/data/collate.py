@@ -24,7 +24,8 @@ def collate(encoded: Sequence[Encoded], domains: Sequence[str], pad_id: int) -> 
         input_ids, attention_mask (1 on tokens, 0 on padding) and labels, each (N, T) int64 with T the longest row;
         domain_index (N,) int64, not decreasing; weights (N,) float32; set_index (N,) int64, a number for each group of
         members of one set that the sampler handed out together, -1 for rows without a set; answer_at (N, 2) int64, the
-        first token of the answer and one behind its last, 0 and 0 where it is not known.
+        first token of the answer and one behind its last, 0 and 0 where it is not known; place (N,) int64, see
+        ``Encoded``.
 
     Raises:
         ValueError: no rows, or a row whose domain is not among ``domains``.
@@ -54,6 +55,7 @@ def collate(encoded: Sequence[Encoded], domains: Sequence[str], pad_id: int) -> 
         "weights": torch.tensor([row.weight for row in ordered], dtype=torch.float32),
         "set_index": torch.tensor([group for _, group in numbered]),
         "answer_at": torch.tensor([row.answer_at or (0, 0) for row in ordered]),
+        "place": torch.tensor([row.place for row in ordered]),
     }
 
 

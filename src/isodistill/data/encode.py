@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -40,6 +40,7 @@ class Encoded:
         weight: factor on the row's token losses.
         answer_at: where the answer lies in ``input_ids``, first token and one behind the last; None where the
             completion does not have it word for word.
+        place: its number among the encoded rows.
     """
 
     row_id: str
@@ -49,6 +50,7 @@ class Encoded:
     labels: list[int]
     weight: float
     answer_at: tuple[int, int] | None = None
+    place: int = 0
 
 
 def encode_row(row: Row, tokenizer: PreTrainedTokenizerBase, *, max_length: int) -> Encoded:
@@ -117,7 +119,7 @@ def encode_rows(
             except RowError as error:
                 refused.append(Refusal(row.id, None, error.column, error.reason))
     n = len(usable)
-    encoded = []
+    encoded: list[Encoded] = []
     if usable:
         texts = [prompt for _, prompt, _ in usable] + [completion for _, _, completion in usable]
         tokens = _tokenize(texts, tokenizer)
@@ -125,7 +127,8 @@ def encode_rows(
     for i, (row, _, _) in enumerate(usable):
         try:
             at = _answer_at(row, tokens, n + i)
-            encoded.append(_join(row, ids[i], ids[n + i], at, tokenizer, max_length))
+            joined = _join(row, ids[i], ids[n + i], at, tokenizer, max_length)
+            encoded.append(replace(joined, place=len(encoded)))
         except RowError as error:
             refused.append(Refusal(row.id, None, error.column, error.reason))
     check_refused(refused, len(encoded) + len(refused), max_refused, refused_to)

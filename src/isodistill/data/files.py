@@ -24,9 +24,11 @@ __all__ = [
     "Record",
     "Refusal",
     "append_log",
+    "between_marks",
     "check_refused",
     "read_log",
     "read_records",
+    "write_between_marks",
     "write_lines",
     "write_refusals",
 ]
@@ -153,6 +155,24 @@ def read_log(path: Path) -> list[dict[str, Any]]:
     if rest:
         write_lines(path, whole.splitlines())
     return [json.loads(line) for line in whole.splitlines()]
+
+
+def between_marks(page: str, begin: str, end: str, text: str) -> str:
+    """A page with ``text`` in the place between its marks ``begin`` and ``end``.
+
+    Raises:
+        ValueError: the page does not have both marks, in this order.
+    """
+    before, opening, rest = page.partition(begin)
+    _, closing, after = rest.partition(end)
+    if not (opening and closing):
+        raise ValueError(f"the page lacks the mark {begin if not opening else end}")
+    return f"{before}{begin}\n\n{text}\n\n{end}{after}"
+
+
+def write_between_marks(path: Path, begin: str, end: str, text: str) -> None:
+    """``between_marks`` of a file, in place: how a script puts its tables into a page of text."""
+    write_lines(path, between_marks(path.read_text(encoding="utf-8"), begin, end, text).splitlines())
 
 
 def write_refusals(path: Path, refusals: Iterable[Refusal]) -> None:

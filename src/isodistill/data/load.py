@@ -248,8 +248,9 @@ def _close(row: Row) -> Row:
     if row.choices is not None and isinstance(prompt, str):
         options = (f"{chr(ord('A') + i)}) {text}" for i, text in enumerate(row.choices))
         prompt = "\n".join([prompt, *options])
-    # A program is its own answer, and the gold answer below a trace known to be wrong would contradict it.
-    if completion is not None and row.answer is not None and row.answer_type != "code" and row.valid is not False:
+    # Programs and free texts name no answer, and the gold answer below a wrong trace would contradict it.
+    named = row.answer is not None and row.answer_type not in ("code", "instructions") and row.valid is not False
+    if completion is not None and named:
         sentence = ANSWER_SENTENCE.format(answer=row.answer)
         completion = completion.rstrip()
         if not completion.endswith(sentence):

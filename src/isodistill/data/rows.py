@@ -39,8 +39,8 @@ NO_DOMAIN = "all"
 Prompt: TypeAlias = str | tuple[Mapping[str, str], ...]
 """A plain string, or chat messages with the keys ``role`` and ``content``."""
 
-AnswerType: TypeAlias = Literal["number", "choice", "yesno", "string", "code"]
-ANSWER_TYPES: tuple[AnswerType, ...] = ("number", "choice", "yesno", "string", "code")
+AnswerType: TypeAlias = Literal["number", "choice", "yesno", "string", "code", "instructions"]
+ANSWER_TYPES: tuple[AnswerType, ...] = ("number", "choice", "yesno", "string", "code", "instructions")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,7 +51,8 @@ class Row:
         id: unique over all rows of a run.
         prompt: what the student reads; a string is put into the chat template as one user turn where there is one.
         completion: the trace to learn, ending in the answer; None for rows that are only evaluated.
-        answer: the gold answer; number: a plain decimal; choice: the letter (A = first); yesno: yes or no.
+        answer: the gold answer; number: a plain decimal; choice: the letter (A = first); yesno: yes or no; code: a
+            program of tests; instructions: a JSON list of what the output must follow.
         answer_type: how the answer is verified; None when there is no answer.
         set_id: isomers share it; None for a row that belongs to no set.
         domain: the surface; None when the data have one surface only.
@@ -257,4 +258,5 @@ _ANSWERS: dict[str, Callable[[Any, int], str]] = {
     "yesno": _yesno,
     "string": _free,
     "code": _free,
+    "instructions": _free,
 }

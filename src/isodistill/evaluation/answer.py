@@ -21,10 +21,11 @@ from isodistill.data.rows import Row, RowError
 from isodistill.evaluation.backends import Backend
 from isodistill.evaluation.generate import Generation
 from isodistill.evaluation.interrupt import StopAfterBlock
-from isodistill.evaluation.options import Options, distributions, option_tokens, watched_tokens
+from isodistill.evaluation.options import Options, distributions, option_tokens, watched_tokens, words_behind
 from isodistill.evaluation.parse import PARSER_VERSION, canon, parse_answer
+from isodistill.evaluation.programs import need_sandbox
 from isodistill.evaluation.records import PredictionLog, Record, Stage
-from isodistill.evaluation.verify import verify
+from isodistill.evaluation.verify import why_unreadable, with_reason
 
 __all__ = ["Provenance", "answer_rows", "read_representations", "why_unverifiable"]
 
@@ -92,48 +93,57 @@ def answer_rows(
 
     Returns:
         Rows that cannot be asked: no answer that could be verified, or a prompt that leaves no room in the context.
+
+    Raises:
+        UserError: as `need_sandbox`.
     """
     asked, refused = _questions(rows, backend, tokenizer, max_new_tokens, n_samples)
     done = log.done(provenance.stage, split)
-    folder = log.path.parent / "representations" / provenance.stage
+    sampling = {"temperature": temperature, "max_new_tokens": max_new_tokens}
     size = _BATCHES_PER_BLOCK * batch_size
     with tqdm(total=len(asked), desc=f"{provenance.stage}, {split}") as bar, StopAfterBlock() as stop:
-
-        def advance(index: int, generation: Generation) -> None:
-            bar.update()
-
         for number, start in enumerate(range(0, len(asked), size)):
             stop.between_blocks()
             block = asked[start : start + size]
             if done.issuperset((q.row.id, q.sample) for q in block):
                 bar.update(len(block))
                 continue
-            generations = backend.generate(
-                tokenizer,
-                [q.prompt for q in block],
-                max_new_tokens=max_new_tokens,
-                batch_size=batch_size,
-                temperature=temperature,
-                seeds=[_seed(provenance.seed_train, q) for q in block],
-                watch=watched_tokens(q.options for q in block),
-                on_done=advance,
-            )
-            pis = distributions(
-                backend,
-                tokenizer,
-                [q.row for q in block],
-                [q.prompt for q in block],
-                [q.options for q in block],
-                generations,
-                batch_size=batch_size,
-            )
+            generations, pis = _answered(backend, tokenizer, block, provenance.seed_train, batch_size, sampling, bar)
             # The states first, so that every record in the log has its state.
+            folder = log.path.parent / "representations" / provenance.stage
             _keep_hidden(folder, f"{split}-{number:04d}", block, generations)
             for question, generation, pi in zip(block, generations, pis, strict=True):
                 if (question.row.id, question.sample) not in done:
-                    sampling = {"temperature": temperature, "max_new_tokens": max_new_tokens}
                     log.append(_record(question, generation, pi, provenance, split, sampling))
     return refused
+
+
+def _answered(
+    backend: Backend,
+    tokenizer: PreTrainedTokenizerBase,
+    block: Sequence[_Question],
+    seed_train: int,
+    batch_size: int,
+    sampling: dict[str, Any],
+    bar: tqdm[Any],
+) -> tuple[list[Generation], list[list[float] | None]]:
+    """The answers to a block of questions, and pi of each."""
+
+    def advance(index: int, generation: Generation) -> None:
+        bar.update()
+
+    questions = [q.row for q in block], [q.prompt for q in block], [q.options for q in block]
+    generations = backend.generate(
+        tokenizer,
+        questions[1],
+        batch_size=batch_size,
+        seeds=[_seed(seed_train, q) for q in block],
+        watch=watched_tokens(questions[2]),
+        follow=words_behind(*questions, tokenizer, backend.context),
+        on_done=advance,
+        **sampling,
+    )
+    return generations, distributions(backend, tokenizer, *questions, generations, batch_size=batch_size)
 
 
 def _questions(
@@ -144,6 +154,7 @@ def _questions(
     n_samples: int,
 ) -> tuple[list[_Question], list[Refusal]]:
     """What can be asked of the rows, and the rows that cannot."""
+    need_sandbox(rows)
     asked: list[_Question] = []
     refused: list[Refusal] = []
     for row in rows:
@@ -165,8 +176,9 @@ def why_unverifiable(row: Row) -> Refusal | None:
     """Why an answer to this problem could not be verified; None when it can."""
     if row.answer is None or row.answer_type is None:
         return Refusal(row.id, None, "answer", "is missing, so an answer could not be verified")
-    if row.answer_type == "code":
-        return Refusal(row.id, None, "answer_type", "is code, which is not verified yet")
+    if row.answer_type in ("code", "instructions"):  # the others were read when the row was loaded
+        unreadable = why_unreadable(row.answer, row.answer_type)
+        return None if unreadable is None else Refusal(row.id, None, "answer", unreadable)
     return None
 
 
@@ -209,6 +221,7 @@ def _record(
     assert row.answer is not None
     assert row.answer_type is not None
     parsed = parse_answer(generation.text, row.answer_type, row.choices)
+    outcome, reason = with_reason(generation.text, row.answer, row.answer_type, row.choices, finish=generation.finish)
     return Record(
         run_id=provenance.run_id,
         method=provenance.method,
@@ -232,9 +245,10 @@ def _record(
         gold=row.answer,
         canon_parsed=canon(parsed, row.answer_type, row.choices),
         canon_gold=canon(row.answer, row.answer_type, row.choices),
-        outcome=verify(generation.text, row.answer, row.answer_type, row.choices, finish=generation.finish),
+        outcome=outcome,
         parser_version=PARSER_VERSION,
         sampling=sampling,
         sample=question.sample,
         pi=pi,
+        reason=reason,
     )

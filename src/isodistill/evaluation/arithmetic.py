@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from fractions import Fraction
 
-__all__ = ["wrong_steps"]
+__all__ = ["sums", "wrong_steps"]
 
 _NUMBER = r"[-−]?[$€£]?\d{1,40}(?:,\d{3}){0,9}(?:\.\d{1,40})?"  # longer ones are a model that repeats itself
 _OPERATOR = r"\s*(?:[-+*/×·÷−]|(?<=[\d\s])x(?=[\d\s$]))\s*"
@@ -20,6 +20,11 @@ _STEP = re.compile(
 )
 _OPERAND = re.compile(rf"\s*({_NUMBER})")
 _JOINT = re.compile(r"\s*([-+*/x×·÷−])")
+
+
+def sums(text: str) -> int:
+    """How many sums ``text`` holds, right or wrong."""
+    return sum(1 for _ in _STEP.finditer(text))
 
 
 def wrong_steps(text: str) -> list[str]:

@@ -6,6 +6,7 @@ everything computed from them (the LCS family) is null.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from typing import Any, Protocol
@@ -44,6 +45,7 @@ class Backend(Protocol):
         temperature: float = 0.0,
         seeds: Sequence[int] | None = None,
         watch: Sequence[int] = (),
+        follow: Callable[[int, Generation], Sequence[int]] | None = None,
         on_done: Callable[[int, Generation], None] | None = None,
     ) -> list[Generation]:
         """Answers in the order of the prompts, ``batch_size`` at a time; the rest as in ``generate``."""
@@ -51,13 +53,18 @@ class Backend(Protocol):
 
 
 class LocalBackend:
-    """A model in this process; see ``generate``."""
+    """A model in this process; see ``generate``.
+
+    Args:
+        model: the model.
+        before: tokens that stand before every prompt, such as the virtual ones of a soft prompt.
+    """
 
     gives_logits = True
 
-    def __init__(self, model: PreTrainedModel) -> None:
-        self._model = model
-        self.context = getattr(model.config, "max_position_embeddings", None) or 2**31
+    def __init__(self, model: PreTrainedModel, before: Sequence[int] = ()) -> None:
+        self._model, self._before = model, list(before)
+        self.context = (getattr(model.config, "max_position_embeddings", None) or 2**31) - len(self._before)
 
     def generate(
         self,
@@ -69,18 +76,20 @@ class LocalBackend:
         temperature: float = 0.0,
         seeds: Sequence[int] | None = None,
         watch: Sequence[int] = (),
+        follow: Callable[[int, Generation], Sequence[int]] | None = None,
         on_done: Callable[[int, Generation], None] | None = None,
     ) -> list[Generation]:
         """See ``Backend.generate``."""
         return generate(
             self._model,
             tokenizer,
-            prompts,
+            [[*self._before, *prompt] for prompt in prompts],
             max_new_tokens=max_new_tokens,
             batch_size=batch_size,
             temperature=temperature,
             seeds=seeds,
             watch=watch,
+            follow=follow,
             on_done=on_done,
         )
 
@@ -117,15 +126,19 @@ class OpenAIBackend:
         temperature: float = 0.0,
         seeds: Sequence[int] | None = None,
         watch: Sequence[int] = (),
+        follow: Callable[[int, Generation], Sequence[int]] | None = None,
         on_done: Callable[[int, Generation], None] | None = None,
     ) -> list[Generation]:
-        """See ``Backend.generate``: ``batch_size`` requests at a time.
+        """See ``Backend.generate``: ``batch_size`` requests at a time; ``tokens`` are those of the text.
 
-        ``tokens`` are those of the text; nothing is watched.
+        Nothing is read behind an answer: ``follow`` is not called.
 
         Raises:
             UserError: the server cannot be reached or refuses; the client has tried three times.
+            ValueError: tokens are to be watched; see ``gives_logits``.
         """
+        if watch:
+            raise ValueError(f"a server gives no logits, so {len(watch)} tokens cannot be watched")
         done: dict[int, Generation] = {}
         pool = ThreadPoolExecutor(batch_size)
         try:
@@ -138,7 +151,7 @@ class OpenAIBackend:
                 index, choice = requests[request], request.result()
                 tokens = tokenizer.encode(choice.text, add_special_tokens=False)
                 finish: Finish = "length" if choice.finish_reason == "length" else "eos"
-                done[index] = Generation(tokens, choice.text, finish, hidden=None, watched=np.zeros((0, 0)))
+                done[index] = Generation(tokens, choice.text, finish, hidden=None, watched=np.zeros((len(tokens), 0)))
                 if on_done is not None:
                     on_done(index, done[index])
         finally:
@@ -158,8 +171,10 @@ class OpenAIBackend:
             # Without its own words, which may show parts of the key.
             raise UserError(f"{self._base_url} refuses the key in the environment variable {_KEY_FROM}.") from None
         except self._errors.OpenAIError as error:
+            key = os.environ.get(_KEY_FROM)
+            told = str(error).replace(key, "***") if key else str(error)
             raise UserError(
-                f"{self._base_url} gave no answer of model {self._model!r}: {error} "
+                f"{self._base_url} gave no answer of model {self._model!r}: {told} "
                 "Check evaluate.base_url and evaluate.model, and that the server takes token ids in /completions."
-            ) from error
+            ) from None
         return answer.choices[0]

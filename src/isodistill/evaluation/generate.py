@@ -46,6 +46,7 @@ class Generation:
             ``max_new_tokens``.
         hidden: hidden state (d,) of the last prompt token, last layer after the final norm, fp32 (specs: z of the LCS).
         watched: (T, W) for every token chosen, the ending one included, the logits there of the W tokens watched, fp32.
+        followed: (W,) the logits behind the tokens that ``follow`` put after the answer; None where it put none.
     """
 
     tokens: list[int]
@@ -53,6 +54,7 @@ class Generation:
     finish: Literal["eos", "length"]
     hidden: np.ndarray | None
     watched: np.ndarray
+    followed: np.ndarray | None = None
 
 
 @dataclass(frozen=True)
@@ -79,6 +81,8 @@ class _Row:
 
     Attributes:
         tokens: of the answer, the one that ends it included.
+        done: the answer is finished.
+        cue: what is still to be read behind it.
     """
 
     index: int
@@ -88,6 +92,16 @@ class _Row:
     tokens: list[int] = field(default_factory=list)
     watched: list[np.ndarray] = field(default_factory=list)
     finish: Literal["eos", "length"] = "length"
+    done: bool = False
+    cue: list[int] = field(default_factory=list)
+    followed: np.ndarray | None = None
+
+    def answer(self, ending: _Ending) -> Generation:
+        """What has been answered, as the caller gets it."""
+        tokens = self.tokens[:-1] if self.tokens[-1] in ending.ids else self.tokens
+        text = ending.cut(tokens)
+        text = ending.decode(tokens) if text is None else text
+        return Generation(tokens, text, self.finish, self.hidden, np.stack(self.watched), self.followed)
 
 
 def generate(
@@ -102,6 +116,7 @@ def generate(
     temperature: float = 0.0,
     seeds: Sequence[int] | None = None,
     watch: Sequence[int] = (),
+    follow: Callable[[int, Generation], Sequence[int]] | None = None,
     on_done: Callable[[int, Generation], None] | None = None,
 ) -> list[Generation]:
     """Answer every prompt; the answers come in the order of the prompts.
@@ -120,6 +135,9 @@ def generate(
         temperature: 0 takes the likeliest token; above 0 samples from softmax(logits / temperature).
         seeds: one per prompt, needed with a temperature.
         watch: tokens whose logits are kept at every step.
+        follow: called with (index, answer) when an answer is finished; the tokens it returns are read behind it, and
+            the watched logits after them kept. They cost their own positions and no new prompt, and may pass the
+            limit of ``max_new_tokens``; room in the context is the caller's to see to.
         on_done: called with (index, answer) as soon as an answer is finished, in no particular order. What it raises
             ends the generation and reaches the caller.
 
@@ -144,11 +162,9 @@ def generate(
     waiting.sort(key=lambda row: len(row.prompt))
     done: dict[int, Generation] = {}
     with torch.no_grad(), _evaluating(model):
-        for row in _finished(_decoder(model, prompts, batch_size), waiting, batch_size, temperature, ending, watch):
-            tokens = row.tokens[:-1] if row.tokens[-1] in ending.ids else row.tokens
-            text = ending.cut(tokens)
-            text = ending.decode(tokens) if text is None else text
-            done[row.index] = Generation(tokens, text, row.finish, row.hidden, np.stack(row.watched))
+        decoder = _decoder(model, prompts, batch_size)
+        for row in _finished(decoder, waiting, batch_size, temperature, ending, watch, follow):
+            done[row.index] = row.answer(ending)
             if on_done is not None:
                 on_done(row.index, done[row.index])
     return [done[i] for i in range(len(prompts))]
@@ -236,18 +252,14 @@ def _finished(
     temperature: float,
     ending: _Ending,
     watch: Sequence[int],
+    follow: Callable[[int, Generation], Sequence[int]] | None,
 ) -> Iterator[_Row]:
     """Run all of ``waiting``, from its end, through the decoder; each row as soon as it is finished."""
     rows: list[_Row] = []
     drafts = Drafts() if decoder.drafts and temperature == 0 else None
     columns: Tensor | None = None
     while rows or waiting:
-        guesses: list[list[int]] = [[] for _ in rows]
-        if drafts is not None:
-            guesses = [
-                drafts.guess([*row.prompt, *row.tokens], ending.max_new_tokens - len(row.tokens) - 1) for row in rows
-            ]
-        runs = [[row.tokens[-1], *guess] for row, guess in zip(rows, guesses, strict=True)]
+        runs = [_next_run(row, drafts, ending) for row in rows]
         logits = [decoder.step(runs)] if rows else []
         for group in _admitted(waiting, len(rows), batch_size):
             first, hidden = decoder.prefill([row.prompt for row in group])
@@ -257,20 +269,27 @@ def _finished(
                 if drafts is not None:
                     drafts.learn(row.prompt, len(row.prompt))
             rows += group
-            guesses += [[] for _ in group]
+            runs += [[row.prompt[-1]] for row in group]
         scores = torch.cat(logits)
         if columns is None:
             columns = torch.tensor(watch, dtype=torch.long, device=scores.device)
         seen = iter(scores[:, columns].float().cpu().numpy())
         chosen = iter(_choose(scores, temperature, [row.rng for row in rows]))
         alive, undone = [], []
-        for row, guess in zip(rows, guesses, strict=True):
-            taken = _take(row, [next(chosen) for _ in range(len(guess) + 1)], guess, ending)
-            row.watched += [next(seen) for _ in range(len(guess) + 1)][:taken]
-            if drafts is not None:
-                drafts.learn([*row.prompt, *row.tokens], taken)
-            undone.append(len(guess) + 1 - taken)
-            alive.append(row.finish == "length" and len(row.tokens) < ending.max_new_tokens)
+        for row, run in zip(rows, runs, strict=True):
+            picked, values, taken = [next(chosen) for _ in run], [next(seen) for _ in run], len(run)
+            if row.done:
+                row.followed = values[-1]
+            else:
+                taken = _take(row, picked, run[1:], ending)
+                row.watched += values[:taken]
+                if drafts is not None:
+                    drafts.learn([*row.prompt, *row.tokens], taken)
+                row.done = row.finish == "eos" or len(row.tokens) >= ending.max_new_tokens
+                if row.done and follow is not None:
+                    row.cue = _behind(row, follow(row.index, row.answer(ending)), ending)
+            undone.append(len(run) - taken)
+            alive.append(bool(row.cue) or not row.done)
             if not alive[-1]:
                 yield row
         if any(undone):
@@ -279,6 +298,20 @@ def _finished(
             order = _compacted(alive)
             decoder.keep(order)
             rows = [rows[i] for i in order]
+
+
+def _next_run(row: _Row, drafts: Drafts | None, ending: _Ending) -> list[int]:
+    """What a row reads next: its last token and guesses, or the cue behind its answer; one token without drafts."""
+    if row.done:
+        run, row.cue = (row.cue, []) if drafts is not None else (row.cue[:1], row.cue[1:])
+        return run
+    room = ending.max_new_tokens - len(row.tokens) - 1
+    return [row.tokens[-1], *(drafts.guess([*row.prompt, *row.tokens], room) if drafts is not None else [])]
+
+
+def _behind(row: _Row, cue: Sequence[int], ending: _Ending) -> list[int]:
+    """The tokens to read for a cue: the last of the answer has not been read yet, and a stop token never is."""
+    return [*row.tokens[-1:], *cue] if cue and row.tokens[-1] not in ending.ids else list(cue)
 
 
 def _take(row: _Row, chosen: list[int], guess: list[int], ending: _Ending) -> int:

@@ -16,10 +16,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from isodistill.models.llama_like import why_not_llama_like
+
 __all__ = ["LlamaDecoder", "why_not_llama"]
 
-_CLASSES = ("LlamaForCausalLM", "MistralForCausalLM", "Qwen2ForCausalLM")
-_STATIC_ROPE = ("default", "linear", "llama3", "yarn")
 _BLOCK = 32
 """The cache grows and shrinks by blocks of this many positions."""
 _CHUNK = 512
@@ -28,16 +28,9 @@ _CHUNK = 512
 
 def why_not_llama(model: PreTrainedModel) -> str | None:
     """Why ``LlamaDecoder`` cannot run this model; None when it can."""
-    config = model.config
-    if type(model).__name__ not in _CLASSES:
-        return f"{type(model).__name__} is not one of {', '.join(_CLASSES)}"
-    if config.hidden_act != "silu":
-        return f"its activation is {config.hidden_act}, not silu"
-    if config.rope_parameters["rope_type"] not in _STATIC_ROPE:
-        return f"its rotary embedding of type {config.rope_parameters['rope_type']} changes with the length"
-    sliding = "sliding_attention" in (getattr(config, "layer_types", None) or ())
-    if sliding or (config.model_type == "mistral" and config.sliding_window is not None):
-        return "it has sliding-window attention"
+    obstacle = why_not_llama_like(model)
+    if obstacle is not None:
+        return obstacle
     odd = {type(m).__name__ for name, m in model.named_modules() if name.endswith(("_proj", "lm_head"))} - {"Linear"}
     if odd:
         return f"its linear layers are {', '.join(sorted(odd))}"

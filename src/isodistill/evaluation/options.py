@@ -10,18 +10,18 @@ F_a are the spellings of option a (yes: " yes", "Yes", " true", ...; a choice: i
 none is, the first tokens of its spellings; less the tokens that two options have in common. The sums leave out all
 other tokens: pi says how the options share what they have.
 Behind an output without a marked answer (cut where the context would not hold both) the words "The answer is" are put
-on a new line, and l is taken after them. It is always the distribution at temperature 1. Options: A, B, ... for
-``choice`` rows that list them, (yes, no) for ``yesno``; their order is structural, so it is the same for all members of
-a set.
+on a new line, and l is taken after them, in the same pass where the output need not be cut. It is always the
+distribution at temperature 1. Options: A, B, ... for ``choice`` rows that list them, (yes, no) for ``yesno``; their
+order is structural, so it is the same for all members of a set.
 
-Cost: a few logits per token kept, and one more prompt for an output without an answer.
+Cost: a few logits per token kept, and the tokens of these words behind an output without an answer.
 """
 
 from __future__ import annotations
 
 from bisect import bisect_left
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from string import ascii_uppercase
 from typing import TypeAlias
 
@@ -33,7 +33,7 @@ from isodistill.evaluation.backends import Backend
 from isodistill.evaluation.generate import Generation
 from isodistill.evaluation.parse import answer_start
 
-__all__ = ["Options", "distributions", "option_tokens", "watched_tokens"]
+__all__ = ["Options", "distributions", "option_tokens", "watched_tokens", "words_behind"]
 
 Options: TypeAlias = list[list[int]]
 """F: for each option the tokens that tell it."""
@@ -66,6 +66,24 @@ def watched_tokens(options: Iterable[Options | None]) -> list[int]:
     return sorted({token for each in options for option in each or () for token in option})
 
 
+def words_behind(
+    rows: Sequence[Row],
+    prompts: Sequence[Sequence[int]],
+    options: Sequence[Options | None],
+    tokenizer: PreTrainedTokenizerBase,
+    context: int,
+) -> Callable[[int, Generation], list[int]]:
+    """What `generate` has to read behind the answer to a prompt: the words, where pi needs them and they have room."""
+    cue: list[int] = tokenizer(_CUE, add_special_tokens=False)["input_ids"]
+
+    def follow(index: int, generation: Generation) -> list[int]:
+        fits = len(prompts[index]) + len(generation.tokens) + len(cue) < context
+        needed = options[index] is not None and _place(rows[index], generation, tokenizer) is None
+        return cue if fits and needed else []
+
+    return follow
+
+
 def distributions(
     backend: Backend,
     tokenizer: PreTrainedTokenizerBase,
@@ -84,17 +102,21 @@ def distributions(
         rows: N rows.
         prompts: their token ids.
         options: their F.
-        generations: their answers, with the `watched_tokens` of all options watched.
+        generations: their answers, with the `watched_tokens` of all options watched, and followed by `words_behind`.
         batch_size: outputs without an answer asked side by side.
     """
     places = [
         None if o is None else _place(row, g, tokenizer) for row, g, o in zip(rows, generations, options, strict=True)
     ]
-    logits = [None if place is None else g.watched[place] for g, place in zip(generations, places, strict=True)]
+    logits = [g.followed if place is None else g.watched[place] for g, place in zip(generations, places, strict=True)]
     watch = watched_tokens(options)
     cue = tokenizer(_CUE, add_special_tokens=False)["input_ids"]
     room = backend.context - len(cue) - 1
-    asked = [i for i, o in enumerate(options) if o is not None and places[i] is None and len(prompts[i]) <= room]
+    asked = [
+        i
+        for i, o in enumerate(options)
+        if o is not None and places[i] is None and generations[i].followed is None and len(prompts[i]) <= room
+    ]
     again = (
         backend.generate(
             tokenizer,

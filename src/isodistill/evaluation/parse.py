@@ -13,6 +13,7 @@ from decimal import Decimal
 from fractions import Fraction
 
 from isodistill.data.rows import AnswerType
+from isodistill.evaluation.programs import program_in
 
 __all__ = ["PARSER_VERSION", "answer_start", "canon", "number_value", "parse_answer", "read_answer"]
 
@@ -69,8 +70,13 @@ def parse_answer(output: str, answer_type: AnswerType, choices: Sequence[str] | 
         choices: option texts without letters, for ``choice``.
 
     Returns:
-        The answer as `read_answer` gives it; None when nothing is marked or no mark holds such an answer.
+        The answer as `read_answer` gives it; None when nothing is marked or no mark holds such an answer. For code
+        the program in the output, for instructions the whole output; None where they are blank.
     """
+    if answer_type == "code":
+        return program_in(output)
+    if answer_type == "instructions":
+        return output if output.strip() else None
     for _, text in _marked_texts(output):
         answer = read_answer(text, answer_type, choices)
         if answer is not None:
@@ -94,7 +100,7 @@ def read_answer(text: str, answer_type: AnswerType, choices: Sequence[str] | Non
       expression such as ``2\sqrt{3}`` stays as it is, for the symbolic check.
     - choice: the letter, from "(B)", "B)", "B" or the option's text.
     - yesno: "yes" or "no", also from true and false.
-    - string, code: the text without quotes and the closing full stop.
+    - string: the text without quotes and the closing full stop.
     """
     text = _UPRIGHT.sub(r"\1", text).strip().lstrip(_AROUND).rstrip(_AFTER)
     if not text:
@@ -114,9 +120,9 @@ def canon(answer: str | None, answer_type: AnswerType, choices: Sequence[str] | 
 
     Numbers of equal value have one form (``3/4`` and ``0.75`` -> "0.75"), choices and strings with ``choices`` become
     the option's letter (isomers list their options in one structural order), yes/no stays. Free strings, code,
-    expressions and None have no such form: None.
+    instructions, expressions and None have no such form: None.
     """
-    if answer is None or answer_type == "code":
+    if answer is None or answer_type in ("code", "instructions"):
         return None
     if answer_type == "string":
         return _read_choice(answer, choices) if choices else None

@@ -54,6 +54,7 @@ class Record:
         sample: which of the item's drawn answers this is, 0, 1, ...; 0 when decoding greedily.
         pi: probabilities of the canonical answer options in their structural order (see ``options``); None for an item
             without options, and in records of versions that did not measure it.
+        reason: why a program or an answer to instructions is not correct, several by "; "; None for other types.
     """
 
     run_id: str
@@ -83,6 +84,7 @@ class Record:
     sampling: Mapping[str, Any]
     sample: int = 0
     pi: Sequence[float] | None = None
+    reason: str | None = None
 
 
 _FIELDS = frozenset(field.name for field in fields(Record))

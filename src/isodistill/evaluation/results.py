@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeAlias
 
@@ -61,7 +62,8 @@ def split_results(
         All keys always, null where undefined. ``n_sets`` counts the complete sets, which the metrics of
         sets are taken over; ``n_incomplete_sets`` the others. ``truncated``, ``unparsed`` and ``wrong`` are shares of
         all answers. ``pass_at_k`` (mean of the domains) is null for one answer per item, else k -> number for the
-        powers of two up to n and n = ``n_samples``.
+        powers of two up to n and n = ``n_samples``. ``reasons`` counts why programs failed and which instructions were
+        not followed; null where nothing of either kind was asked.
 
     Raises:
         UserError: no records, an item twice, items with unequally many answers, or a missing representation.
@@ -93,6 +95,7 @@ def split_results(
             "tokens_p95": float(np.percentile(tokens, 95)),
             "pass_at_k": passed,
             "pass_at_k_ci95": passed_interval,
+            "reasons": _reasons(records),
         }
     )
 
@@ -261,6 +264,14 @@ def _pass_at_k(samples: Sequence[Split], resamples: int, seed: int) -> tuple[dic
         dict(zip(labels, _once(macro, clusters), strict=True)),
         dict(zip(labels, interval, strict=True)),
     )
+
+
+def _reasons(records: Sequence[Record]) -> dict[str, int] | None:
+    """Reason -> records that it stands in, the most frequent first."""
+    if not any(record.answer_type in ("code", "instructions") for record in records):
+        return None
+    counts = Counter(reason for record in records for reason in set((record.reason or "").split("; ")) - {""})
+    return dict(sorted(counts.items(), key=lambda pair: (-pair[1], pair[0])))
 
 
 def _mean_of(statistics: Sequence[Statistic]) -> Statistic:

@@ -9,19 +9,20 @@ from typing import Literal, TypeAlias
 
 from isodistill.data.rows import Row
 from isodistill.evaluation.arithmetic import wrong_steps
+from isodistill.evaluation.languages import language_of
 from isodistill.evaluation.parse import canon, parse_answer
-from isodistill.evaluation.verify import verify
+from isodistill.evaluation.verify import with_reason
 
 __all__ = ["VERDICTS", "Judged", "Verdict", "judge"]
 
-Verdict: TypeAlias = Literal["correct", "wrong", "truncated", "unparsed", "bad_step", "other_script", "unverified"]
+Verdict: TypeAlias = Literal["correct", "wrong", "truncated", "unparsed", "bad_step", "other_language", "unverified"]
 VERDICTS: tuple[Verdict, ...] = (
     "correct",
     "wrong",
     "truncated",
     "unparsed",
     "bad_step",
-    "other_script",
+    "other_language",
     "unverified",
 )
 
@@ -35,7 +36,7 @@ class Judged:
 
     Attributes:
         verdict: correct; wrong, truncated or unparsed as in ``verify``; bad_step: right, by a sum that does not hold;
-            other_script: written in letters that the problem does not use; unverified: the row has no gold answer.
+            other_language: not in the language of the problem; unverified: the row has no gold answer.
         reason: in words.
         answer: what the trace answered, at the level of the structure where there is one (``canon``).
     """
@@ -54,12 +55,14 @@ def judge(row: Row, text: str, finish_reason: str, *, check_steps: bool) -> Judg
         finish_reason: why it ended; ``length`` where it was cut off.
         check_steps: whether a wrong sum spoils a right answer.
     """
-    if row.answer is None or row.answer_type is None or row.answer_type == "code":
+    if row.answer is None or row.answer_type is None:
         return Judged("unverified", "the problem has no answer that could be verified", None)
     parsed = parse_answer(text, row.answer_type, row.choices)
     answer = canon(parsed, row.answer_type, row.choices) or parsed
     finish: Literal["eos", "length"] = "length" if finish_reason == "length" else "eos"
-    outcome = verify(text, row.answer, row.answer_type, row.choices, finish=finish)
+    outcome, why = with_reason(text, row.answer, row.answer_type, row.choices, finish=finish)
+    if row.answer_type in ("code", "instructions"):
+        return Judged(outcome, why or "all that was asked for holds", None)
     if outcome == "wrong":
         return Judged("wrong", f"answers {parsed} instead of {row.answer}", answer)
     if outcome == "truncated":
@@ -68,7 +71,10 @@ def judge(row: Row, text: str, finish_reason: str, *, check_steps: bool) -> Judg
         why = "is empty" if not text.strip() else f"gives no final answer (ended by {finish_reason})"
         return Judged("unparsed", why, answer)
     if _foreign(text, str(row.prompt)) > _MOST_FOREIGN:
-        return Judged("other_script", "is written in letters that the problem does not use", answer)
+        return Judged("other_language", "is written in letters that the problem does not use", answer)
+    told, asked = language_of(text), language_of(str(row.prompt))
+    if told and asked and told != asked:
+        return Judged("other_language", f"is told in {told}, and the problem in {asked}", answer)
     if check_steps and (wrong := wrong_steps(text)):
         return Judged("bad_step", f"the step {wrong[0]} does not hold", answer)
     return Judged("correct", "answer and sums hold" if check_steps else "the answer holds", answer)

@@ -16,7 +16,7 @@ from isodistill.data.files import write_lines
 from isodistill.errors import UserError
 from isodistill.evaluation.results import json_text
 from isodistill.harness.robustness import robustness
-from isodistill.pipeline.steps import open_trained
+from isodistill.pipeline.answering import open_trained
 from isodistill.recipe import load_recipe
 
 

@@ -16,8 +16,9 @@ from isodistill.lab.model import LabModel
 from isodistill.lab.settings import LabSettings
 from isodistill.lab.task import Task
 from isodistill.lab.train import train
+from isodistill.terms import IsomerConsistency
 from isodistill.training.slots import fill_slots
-from isodistill.training.terms import alignment_obstacles
+from isodistill.training.step_term import alignment_obstacles
 
 __all__ = ["run_lab"]
 
@@ -36,6 +37,8 @@ def run_lab(settings: LabSettings) -> dict[str, Any]:
             f"The lab trains with cross-entropy on plain weights; {settings.method} with {slots} needs "
             f"{'LoRA layers' if alignment.needs_weight_gradients else type(objective).__name__}."
         )
+    if term is not None and not isinstance(term, IsomerConsistency):
+        raise UserError(f"The lab has no teacher and no prompt, and the term {term.name} needs one.")
     if term is not None and not term.is_neutral:
         obstacles = alignment_obstacles(alignment, settings.method)
         if not settings.task.sets:

@@ -109,15 +109,24 @@ class FusedLinears:
         if dx:
             result.addmm_(dh, low.A)
         domains = [(k, slice(*pair)) for k, pair in enumerate(pairwise(bounds)) if pair[0] < pair[1]]
-        grad_A = torch.stack([dh[tokens].T @ x[tokens] for _, tokens in domains])
+        grad_A = _products([(dh[tokens], x[tokens]) for _, tokens in domains])
         if self.norm is not None:
             grad_A = grad_A * self.norm
         rows = slice(None) if len(domains) == len(bounds) - 1 else [k for k, _ in domains]
         for part in self.parts:
-            grad_B = torch.stack([D[tokens, part.out].T @ low.h[tokens, part.low] for _, tokens in domains])
+            grad_B = _products([(D[tokens, part.out], low.h[tokens, part.low]) for _, tokens in domains])
             part.adapter.add(rows, grad_A[:, part.low], grad_B)
             if part.adapter.grad_W is not None:
                 for k, tokens in domains:
-                    grad_W = D[tokens, part.out].T.float() @ x[tokens].float()
+                    grad_W = D[tokens, part.out].T @ x[tokens]
                     part.adapter.grad_W[k] += grad_W if self.norm is None else grad_W * self.norm
         return result
+
+
+def _products(pairs: Sequence[tuple[Tensor, Tensor]]) -> Tensor:
+    """x'y of every pair (T_k, m), (T_k, n), as (K, m, n)."""
+    x, y = pairs[0]
+    out = x.new_empty(len(pairs), x.shape[1], y.shape[1])
+    for (x, y), product in zip(pairs, out, strict=True):
+        torch.mm(x.T, y, out=product)
+    return out

@@ -25,32 +25,20 @@ from torch.nn import functional as F
 from transformers import PreTrainedModel
 
 from isodistill.models.fused import FusedLinears, Low
+from isodistill.models.llama_like import why_not_llama_like
 from isodistill.models.lora import DomainAdapter, DomainGradients, domain_adapters
 from isodistill.models.packed import PackedAttention, PackedRows
 
 __all__ = ["FusedDecoder", "why_not_fused"]
 
-_CLASSES = ("LlamaForCausalLM", "MistralForCausalLM", "Qwen2ForCausalLM")
-_STATIC_ROPE = ("default", "linear", "llama3", "yarn")
-
 
 def why_not_fused(model: PreTrainedModel) -> str | None:
     """Why ``FusedDecoder`` cannot train this model (without its peft wrapper); None when it can."""
-    config = model.config
     if model.device.type != "cpu":
         return f"the fused layers are made for CPUs, and the student is on {model.device}"
-    if type(model).__name__ not in _CLASSES:
-        return f"{type(model).__name__} is not one of {', '.join(_CLASSES)}"
-    if config.hidden_act != "silu":
-        return f"its activation is {config.hidden_act}, not silu"
-    if config.rope_parameters["rope_type"] not in _STATIC_ROPE:
-        return f"its rotary embedding of type {config.rope_parameters['rope_type']} changes with the length"
-    sliding = "sliding_attention" in (getattr(config, "layer_types", None) or ())
-    if sliding or (config.model_type == "mistral" and config.sliding_window is not None):
-        return "it has sliding-window attention"
-    if getattr(config, "attention_dropout", 0.0):
+    if getattr(model.config, "attention_dropout", 0.0):
         return "it has attention dropout"
-    return None
+    return why_not_llama_like(model)
 
 
 class FusedDecoder:

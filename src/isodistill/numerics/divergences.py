@@ -16,8 +16,9 @@ import math
 import torch
 from torch import Tensor
 
-__all__ = ["DIVERGENCES", "divergence", "with_tail"]
+__all__ = ["DIVERGENCES", "TAILS", "divergence", "truncated"]
 
+TAILS = ("bucket", "renorm", "drop")
 DIVERGENCES = ("fkl", "rkl", "jsd", "skl", "srkl")
 _FLOOR = 1e-12  # least mass of the outcome that stands for everything outside the top k
 
@@ -44,11 +45,28 @@ def divergence(name: str, log_p: Tensor, log_q: Tensor, mix: float = 0.5) -> Ten
     return mix * _kl(log_p, log_m) + (1 - mix) * _kl(log_q, log_m)
 
 
-def with_tail(log_q: Tensor, ids: Tensor) -> Tensor:
-    """log q (n, V) as k + 1 outcomes (n, k + 1): those of ``ids`` (n, k), and all others together, at least 1e-12."""
+def truncated(
+    log_probs: Tensor, log_tail: Tensor, ids: Tensor, log_q: Tensor, tail: str = "bucket"
+) -> tuple[Tensor, Tensor]:
+    """log p and log q over what is known of a teacher's k likeliest outcomes.
+
+    bucket: k + 1 outcomes, the last one all others together, at least 1e-12 (KL never above that of all outcomes);
+    renorm: both conditioned on the k; drop: the k as they are, which is no distribution and may give a sum below 0.
+
+    Args:
+        log_probs: (n, k) of the teacher, after the softmax over all outcomes.
+        log_tail: (n,) log of the mass of all others.
+        ids: (n, k) which outcomes.
+        log_q: (n, V) of the student.
+        tail: the rule.
+    """
     kept = log_q.gather(-1, ids)
-    tail = (-torch.expm1(kept.logsumexp(-1, keepdim=True).clamp(max=0))).clamp(min=_FLOOR).log()
-    return torch.cat([kept, tail], -1)
+    if tail == "drop":
+        return log_probs, kept
+    if tail == "renorm":
+        return log_probs - log_probs.logsumexp(-1, keepdim=True), kept - kept.logsumexp(-1, keepdim=True)
+    rest = (-torch.expm1(kept.logsumexp(-1, keepdim=True).clamp(max=0))).clamp(min=_FLOOR).log()
+    return torch.cat([log_probs, log_tail.clamp(min=math.log(_FLOOR))[:, None]], -1), torch.cat([kept, rest], -1)
 
 
 def _kl(log_a: Tensor, log_b: Tensor) -> Tensor:

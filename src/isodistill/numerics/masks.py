@@ -87,7 +87,14 @@ def conflict_mask(
     _check_options(tau, form, norm, keep_rate)
     _check_pair(mean, variance)
     mask = _empty_mask(mean, variance)
-    _write_mask(mask.view(-1), mean, variance, tau, form, norm, keep_rate, global_mean)
+    if mask.numel() == 0:
+        return mask.float()
+    flat_mean, flat_variance = mean.reshape(-1).to(mask.dtype), variance.reshape(-1).to(mask.dtype)
+    if form == "ratio" or norm in ("relative", "bounded"):
+        scalar = _epsilon(torch.linalg.vector_norm(flat_mean).square() / mask.numel())
+    else:
+        scalar = _unit(flat_variance, norm, keep_rate, global_mean)
+    _write_mask(mask.view(-1), flat_mean, flat_variance, MaskRule(tau, form, norm, scalar))
     return mask.float()
 
 
@@ -129,9 +136,17 @@ def segmented_conflict_mask(
     if norm == "global_mean" and global_mean is None:
         global_mean = variance.mean()
     mask = _empty_mask(mean, variance)
-    for start, stop in pairwise(bounds):
-        part = slice(start, stop)
-        _write_mask(mask[part], mean[part], variance[part], tau, form, norm, keep_rate, global_mean)
+    mean, variance = mean.to(mask.dtype), variance.to(mask.dtype)
+    sizes = [stop - start for start, stop in pairwise(bounds)]
+    tensors = list(zip(mask.split(sizes), mean.split(sizes), variance.split(sizes), strict=True))
+    if form == "ratio" or norm in ("relative", "bounded"):
+        # All norms at once: hundreds of small tensors cost more in calls than in arithmetic.
+        norms = torch.stack(torch._foreach_norm([mean for _, mean, _ in tensors]))
+        scalars = _epsilon(norms.square() / norms.new_tensor(sizes)).unbind()
+    else:
+        scalars = tuple(_unit(variance, norm, keep_rate, global_mean) for _, _, variance in tensors)
+    for (out, mean, variance), scalar in zip(tensors, scalars, strict=True):
+        _write_mask(out, mean, variance, MaskRule(tau, form, norm, scalar))
     return mask.float()
 
 
@@ -156,26 +171,8 @@ def _empty_mask(mean: Tensor, variance: Tensor) -> Tensor:
     return torch.empty(mean.shape, dtype=dtype, device=mean.device)
 
 
-def _write_mask(
-    out: Tensor,
-    mean: Tensor,
-    variance: Tensor,
-    tau: float,
-    form: Form,
-    norm: Norm,
-    keep_rate: float,
-    global_mean: float | Tensor | None,
-) -> None:
+def _write_mask(out: Tensor, mean: Tensor, variance: Tensor, rule: MaskRule) -> None:
     """Write the mask of one tensor into the flat ``out``, chunk by chunk; scalars stay on the device."""
-    if tau == 0 or out.numel() == 0:
-        out.fill_(1)
-        return
-    mean, variance = mean.reshape(-1).to(out.dtype), variance.reshape(-1).to(out.dtype)
-    if form == "ratio" or norm in ("relative", "bounded"):
-        scalar = _epsilon(torch.linalg.vector_norm(mean).square() / mean.numel())
-    else:
-        scalar = _unit(variance, norm, keep_rate, global_mean)
-    rule = MaskRule(tau, form, norm, scalar)
     for part in chunk_slices(out.numel(), out.device):
         rule.write(out[part], mean[part], variance[part])
 

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from isodistill.objectives.base import Objective, StudentOutput, TeacherOutput, TopK, TrainedTokens
+from isodistill.objectives.base import Objective, StudentOutput, TeacherOutput, TrainedTokens
 from isodistill.objectives.ce import CrossEntropy
 from isodistill.objectives.distillation import JSD, Distillation, ForwardKL, ReverseKL, Skew
+from isodistill.objectives.multitask import LabelMultitask
+from isodistill.objectives.steps import StepSettings
 from isodistill.objectives.vcrd import VCRD, token_delta, validity_weight
 
 __all__ = [
@@ -16,12 +18,13 @@ __all__ = [
     "CrossEntropy",
     "Distillation",
     "ForwardKL",
+    "LabelMultitask",
     "Objective",
     "ReverseKL",
     "Skew",
+    "StepSettings",
     "StudentOutput",
     "TeacherOutput",
-    "TopK",
     "TrainedTokens",
     "token_delta",
     "validity_weight",
@@ -29,6 +32,7 @@ __all__ = [
 
 OBJECTIVES: dict[str, Callable[..., Objective]] = {
     "ce": CrossEntropy,
+    "label_multitask": LabelMultitask,
     "fkl": ForwardKL,
     "rkl": ReverseKL,
     "jsd": JSD,

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Protocol
 
+import torch
 from torch import Tensor
+
+from isodistill.teachers.logits import TopK
 
 __all__ = ["Objective", "StudentOutput", "TeacherOutput", "TopK", "TrainedTokens"]
 
@@ -22,6 +25,8 @@ class TrainedTokens:
         weights: (N,) the row's weight, fp32.
         deltas: (N,) relative validity of the teacher's step, in [-1, 1], where it was measured outside the training
             step; None elsewhere.
+        strengths: (N,) w_t of VCRD where it was made from all tokens of the optimizer step; None elsewhere.
+        sampled: (N,) bool, the student wrote the token itself, so that there is no trace to imitate; None: nowhere.
     """
 
     targets: Tensor
@@ -29,35 +34,33 @@ class TrainedTokens:
     domains: Tensor
     weights: Tensor
     deltas: Tensor | None = None
+    strengths: Tensor | None = None
+    sampled: Tensor | None = None
+
+    def tenths(self) -> Tensor:
+        """(N,) which tenth of its row's trained tokens each one lies in, 0 to 9."""
+        n = torch.bincount(self.rows)
+        first = n.cumsum(0) - n
+        order = self.rows.argsort(stable=True)
+        place = torch.empty_like(self.rows)
+        place[order] = torch.arange(len(self.rows), device=self.rows.device) - first[self.rows[order]]
+        return 10 * place // n[self.rows]
 
 
 @dataclass(frozen=True)
 class StudentOutput:
-    """Student side of the trained positions: ``hidden`` (N, d) after the final norm; ``head`` maps (n, d) to logits."""
+    """Student side of the trained positions: ``hidden`` (N, d) after the final norm; ``head`` maps (n, d) to logits.
+
+    ``layers`` holds the states (N, d) after earlier layers, 1 to L - 1, that a term has asked for.
+    """
 
     hidden: Tensor
     head: Callable[[Tensor], Tensor]
-
-
-@dataclass(frozen=True)
-class TopK:
-    """Teacher side as stored: the k likeliest tokens of each trained position, after the full softmax.
-
-    Attributes:
-        ids: (N, k) tokens, the likeliest first.
-        log_probs: (N, k) theirs.
-        log_tail: (N,) log of the mass of all other tokens.
-        temperature: of that softmax.
-    """
-
-    ids: Tensor
-    log_probs: Tensor
-    log_tail: Tensor
-    temperature: float = 1.0
+    layers: Mapping[int, Tensor] = field(default_factory=dict)
 
 
 TeacherOutput = StudentOutput | TopK
-"""Hidden states and head of a teacher at the same positions, or its stored top k."""
+"""Hidden states and head of a teacher at the same N positions, or its stored top k."""
 
 
 class Objective(Protocol):

@@ -6,6 +6,9 @@ D is one of `isodistill.numerics.divergences`, in fp32 log space; the teacher ha
 Only trained positions reach a head, ``chunk`` at a time, the teacher's too, so no (N, n_vocab) tensor exists. Under a
 frozen head the gradient of the hidden states is made with the losses, as in cross-entropy; under another head the
 logits are made again in the backward.
+
+With ``rho`` a share of the optimizer steps trains on what the student itself writes (GKD, arXiv 2306.13649). There is
+no trace to imitate then, so CE_t = 0 on such tokens.
 """
 
 from __future__ import annotations
@@ -20,7 +23,7 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from isodistill.models.frozen import FrozenLinear
-from isodistill.numerics.divergences import divergence, with_tail
+from isodistill.numerics.divergences import TAILS, divergence, truncated
 from isodistill.objectives.base import StudentOutput, TeacherOutput, TopK, TrainedTokens
 
 __all__ = ["JSD", "Distillation", "ForwardKL", "ReverseKL", "Skew"]
@@ -32,11 +35,11 @@ _ROWS = 16  # positions whose distributions exist at a time, so that they stay i
 class Rows:
     """One piece of the trained positions, all without gradient.
 
-    ``teacher`` holds logits (n, n_vocab) or a ``TopK``; ``weights`` (n,) are given w_t, None where the objective makes
-    them itself.
+    ``teacher`` holds logits (n, n_vocab), a ``TopK``, or None where nobody is asked; ``targets`` (n,) are -100 where
+    there is no trace to imitate; ``weights`` (n,) are given w_t, None where the objective makes them itself.
     """
 
-    teacher: Tensor | TopK
+    teacher: Tensor | TopK | None
     targets: Tensor
     weights: Tensor | None
 
@@ -50,26 +53,49 @@ class Distillation:
         lam_ce: factor of the cross-entropy on the trace; default 0.5.
         lam_kd: factor of the divergence; default 0.5. 0 is fine-tuning.
         vocab: ``same``: refuse a teacher with other logits; ``truncate``: cut both to the common length before softmax.
+        tail: what a stored top k says of all other tokens: ``bucket`` (default), ``renorm`` or ``drop``; see
+            ``numerics.divergences.truncated``.
+        rho: share of optimizer steps that train on samples of the student; default 0.
+        sample_temperature: of these samples; default 1.
+        sample_tokens: their longest; default 128.
         chunk: positions whose logits exist at one time; default 256.
     """
 
-    needs_teacher = True
     temperature: float = 1.0
     lam_ce: float = 0.5
     lam_kd: float = 0.5
     vocab: str = "same"
+    tail: str = "bucket"
+    rho: float = 0.0
+    sample_temperature: float = 1.0
+    sample_tokens: int = 128
     chunk: int = 256
+
+    @property
+    def needs_teacher(self) -> bool:
+        """See ``Objective``."""
+        return True
 
     def __post_init__(self) -> None:
         self._sums: dict[str, Tensor] = {}
+        self._seen: dict[str, list[Tensor]] = {}
+        self.seen: dict[str, Tensor] = {}  # of the tokens last asked for: ce, kd, what a member adds; (N,) each
         if self.temperature <= 0:
             raise ValueError(f"temperature is {self.temperature:g}; it must be above 0")
         if self.lam_ce < 0 or self.lam_kd < 0 or self.lam_ce + self.lam_kd == 0:
             raise ValueError(f"lam_ce is {self.lam_ce:g} and lam_kd {self.lam_kd:g}; neither below 0, one above")
-        if self.vocab not in ("same", "truncate"):
-            raise ValueError(f"vocab is {self.vocab!r}; choose same or truncate")
-        if self.chunk < 1:
-            raise ValueError(f"chunk is {self.chunk}; it counts positions and must be at least 1")
+        for name, allowed in (("vocab", ("same", "truncate")), ("tail", TAILS)):
+            if getattr(self, name) not in allowed:
+                raise ValueError(f"{name} is {getattr(self, name)!r}; choose one of {', '.join(allowed)}")
+        if not 0 <= self.rho <= 1:
+            raise ValueError(f"rho is {self.rho:g}; it is a share, 0 to 1")
+        if self.rho and not self.lam_kd:
+            raise ValueError("rho trains on samples of the student, where only lam_kd counts, and that is 0")
+        if self.sample_temperature <= 0:
+            raise ValueError(f"sample_temperature is {self.sample_temperature:g}; it must be above 0")
+        for name in ("sample_tokens", "chunk"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
 
     def divergence(self, log_p: Tensor, log_q: Tensor) -> Tensor:
         """D (n,) of log-probabilities (n, V)."""
@@ -83,24 +109,30 @@ class Distillation:
         Raises:
             ValueError: no teacher, a top k stored at another temperature, or logits of another length.
         """
-        if teacher is None:
+        if teacher is None and self.needs_teacher:
             raise ValueError(f"{type(self).__name__} compares with a teacher, and none was given")
         if isinstance(teacher, TopK) and teacher.temperature != self.temperature:
             raise ValueError(
                 f"the teacher's top k was stored at temperature {teacher.temperature:g}, and {self.temperature:g} is "
                 "asked for; a truncated softmax cannot be tempered again"
             )
+        self._seen = {}
         w = self.given_weights(student, tokens, teacher)
         if isinstance(student.head, FrozenLinear):
-            losses = _FrozenHead.apply(student.hidden, self, student.head, tokens, teacher, w)  # type: ignore[no-untyped-call]
-            return cast(Tensor, losses), tokens.weights
-        parts = [
-            checkpoint(self._piece, student.hidden[span], student, tokens, teacher, w, span, use_reentrant=False)
-            for span in spans(len(tokens.targets), self.chunk)
-        ]
-        return torch.cat(parts), tokens.weights
+            losses = cast(Tensor, _FrozenHead.apply(student.hidden, self, student.head, tokens, teacher, w))  # type: ignore[no-untyped-call]
+        else:
+            parts = [
+                checkpoint(self._piece, student.hidden[span], student, tokens, teacher, w, span, use_reentrant=False)
+                for span in spans(len(tokens.targets), self.chunk)
+            ]
+            losses = torch.cat(parts)
+        self.seen = {name: torch.cat(values) for name, values in self._seen.items()}
+        self.report(tokens, self.seen)
+        return losses, tokens.weights
 
-    def given_weights(self, student: StudentOutput, tokens: TrainedTokens, teacher: TeacherOutput) -> Tensor | None:
+    def given_weights(
+        self, student: StudentOutput, tokens: TrainedTokens, teacher: TeacherOutput | None
+    ) -> Tensor | None:
         """w (N,) where it must be known before the losses; None where ``weights_of`` makes it."""
         return None
 
@@ -111,12 +143,28 @@ class Distillation:
     def losses(self, z: Tensor, rows: Rows) -> Tensor:
         """L (n,) of student logits z (n, n_vocab) in fp32."""
         ce = F.cross_entropy(z, rows.targets, reduction="none")
-        log_p, log_q = self._log_probs(z, rows.teacher)
-        D = self.temperature**2 * self.divergence(log_p, log_q)
-        self.measure("ce", ce)
-        self.measure("kd", D)
+        D = self.distance(z, rows, ce)
         w = self.weights_of(z.detach(), rows) if rows.weights is None else rows.weights
+        self.see("ce", ce)
+        self.see("kd", D)
+        if w is not None:
+            self.see("weight", w)
         return self.lam_ce * ce + self.lam_kd * (D if w is None else w * D)
+
+    def distance(self, z: Tensor, rows: Rows, ce: Tensor) -> Tensor:
+        """temp^2 D (n,) of student logits z (n, n_vocab)."""
+        assert rows.teacher is not None
+        return self.temperature**2 * self.divergence(*self._log_probs(z, rows.teacher))
+
+    def see(self, name: str, values: Tensor) -> None:
+        """Keep the values (n,) of the next tokens for ``report``."""
+        self._seen.setdefault(name, []).append(values.detach())
+
+    def report(self, tokens: TrainedTokens, seen: dict[str, Tensor]) -> None:
+        """Measure what was seen of the N tokens, (N,) each."""
+        ce = seen["ce"]
+        self.measure("ce", ce if tokens.sampled is None else ce[~tokens.sampled])
+        self.measure("kd", seen["kd"])
 
     def measure(self, name: str, values: Tensor) -> None:
         """Add the values of some tokens (n,) to the mean that ``take_metrics`` gives."""
@@ -130,8 +178,10 @@ class Distillation:
 
     def _log_probs(self, z: Tensor, teacher: Tensor | TopK) -> tuple[Tensor, Tensor]:
         if isinstance(teacher, TopK):
-            log_p = torch.cat([teacher.log_probs.float(), teacher.log_tail.float().clamp(min=-27.631)[:, None]], 1)
-            return log_p, with_tail(F.log_softmax(z / self.temperature, 1), teacher.ids.long())
+            z = z[:, : teacher.n_vocab] if teacher.n_vocab else z
+            log_q = F.log_softmax(z / self.temperature, 1)
+            stored = teacher.log_probs.float(), teacher.log_tail.float(), teacher.ids.long()
+            return truncated(*stored, log_q, self.tail)
         if teacher.shape[1] != z.shape[1]:
             if self.vocab == "same":
                 raise ValueError(
@@ -147,7 +197,7 @@ class Distillation:
         hidden: Tensor,
         student: StudentOutput,
         tokens: TrainedTokens,
-        teacher: TeacherOutput,
+        teacher: TeacherOutput | None,
         w: Tensor | None,
         span: slice,
     ) -> Tensor:
@@ -160,20 +210,27 @@ def spans(n: int, size: int) -> Iterator[slice]:
     return (slice(start, min(start + size, n)) for start in range(0, n, size))
 
 
-def rows_of(tokens: TrainedTokens, teacher: TeacherOutput, w: Tensor | None, span: slice) -> Rows:
+def rows_of(tokens: TrainedTokens, teacher: TeacherOutput | None, w: Tensor | None, span: slice) -> Rows:
     """A chunk of the teacher, projected by its head, with its targets."""
-    return Rows(_teacher_at(teacher, span), tokens.targets[span], None if w is None else w[span])
+    targets = tokens.targets[span]
+    if tokens.sampled is not None:
+        targets = targets.masked_fill(tokens.sampled[span], -100)
+    return Rows(_teacher_at(teacher, span), targets, None if w is None else w[span])
 
 
-def _teacher_at(teacher: TeacherOutput, span: slice) -> Tensor | TopK:
+def _teacher_at(teacher: TeacherOutput | None, span: slice) -> Tensor | TopK | None:
+    if teacher is None:
+        return None
     if isinstance(teacher, TopK):
-        return TopK(teacher.ids[span], teacher.log_probs[span], teacher.log_tail[span], teacher.temperature)
+        return teacher.at(span)
     with torch.no_grad():
         return teacher.head(teacher.hidden[span].detach())
 
 
 def _part(rows: Rows, span: slice) -> Rows:
-    teacher = _teacher_at(rows.teacher, span) if isinstance(rows.teacher, TopK) else rows.teacher[span].float()
+    teacher = rows.teacher
+    if teacher is not None:
+        teacher = teacher.at(span) if isinstance(teacher, TopK) else teacher[span].float()
     return Rows(teacher, rows.targets[span], None if rows.weights is None else rows.weights[span])
 
 
@@ -185,7 +242,7 @@ class _FrozenHead(torch.autograd.Function):
         objective: Distillation,
         head: FrozenLinear,
         tokens: TrainedTokens,
-        teacher: TeacherOutput,
+        teacher: TeacherOutput | None,
         w: Tensor | None,
     ) -> Tensor:
         losses, gradients = [], []

@@ -52,6 +52,8 @@ def compare_methods(recipe: Recipe, plan: Plan, out: Path, command: str, jobs: i
     Raises:
         UserError: a method is unknown, there is nothing to select by, or every run failed.
     """
+    if recipe.stages is not None:
+        raise UserError("compare trains single distillations, and the recipe has stages; run it once for each guard.")
     plan = _checked(recipe, plan)
     write_recipe(replace(recipe, baseline=None), out)
     make_problems(recipe, out, Stamps(out))

@@ -19,11 +19,17 @@ __all__ = ["without_overlaps"]
 _LISTED = 20
 
 
-def without_overlaps(recipe: Recipe, rows: list[Row], path: Path) -> list[Row]:
+def without_overlaps(recipe: Recipe, rows: list[Row], path: Path, what: str = "training rows") -> list[Row]:
     """The rows as they are, or with ``overlap.drop`` those whose training set repeats nothing that is evaluated.
 
     The counts, the first twenty matches and how many rows were dropped go to ``path``. A row that is dropped takes its
     isomer set with it, for the rest of the set could not be aligned.
+
+    Args:
+        recipe: its group ``overlap``.
+        rows: of all splits.
+        path: the file of the counts.
+        what: the rows that are compared, in words.
 
     Raises:
         UserError: a file of ``overlap.against`` cannot be read, or every row would be dropped.
@@ -44,7 +50,7 @@ def without_overlaps(recipe: Recipe, rows: list[Row], path: Path) -> list[Row]:
             f"overlap.drop leaves no row to train on: all {len(train)} rows, or their sets, share {found.n} words in a "
             "row with an evaluation set. Raise overlap.n, or set overlap.drop to false."
         )
-    _tell(found, len(dropped))
+    _tell(found, len(dropped), what)
     write_lines(path, [json.dumps(_summary(found, len(dropped)), ensure_ascii=False)])
     return [row for row in rows if row.id not in dropped or (row.split or "train") != "train"]
 
@@ -67,8 +73,8 @@ def _summary(found: Overlaps, n_dropped: int) -> dict[str, object]:
     }
 
 
-def _tell(found: Overlaps, n_dropped: int) -> None:
-    rows = f"{len(found.rows)} of {found.n_train} training rows share text with an evaluation set"
+def _tell(found: Overlaps, n_dropped: int, what: str) -> None:
+    rows = f"{len(found.rows)} of {found.n_train} {what} share text with an evaluation set"
     names: Sequence[str] = sorted({match.split for match in (*found.exact, *found.ngram)})
     where = f" ({', '.join(names)}; the same prompt: {len({m.train_id for m in found.exact})})" if names else ""
     dropped = f"; {n_dropped} rows are left out with their sets" if n_dropped else ""

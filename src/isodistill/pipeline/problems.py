@@ -10,17 +10,29 @@ from isodistill.data.files import Refusal, check_refused, write_lines, write_ref
 from isodistill.data.load import load_rows, write_rows
 from isodistill.data.rows import Row
 from isodistill.data.split import check_leaks, split_rows, validate_domains
+from isodistill.data.tasks import TASKS, load_task
 from isodistill.errors import UserError
 from isodistill.evaluation.answer import why_unverifiable
+from isodistill.evaluation.programs import need_sandbox
 from isodistill.isomers.check import check_sets
 from isodistill.isomers.cues import Cue, with_cues
 from isodistill.isomers.generate import generate_sets
-from isodistill.isomers.real import import_groups
+from isodistill.isomers.real import SOURCES, import_groups
 from isodistill.pipeline.overlap import without_overlaps
 from isodistill.pipeline.stamps import Stamps, digest, files_under
 from isodistill.recipe import Recipe
 
-__all__ = ["BUILTIN", "answered_splits", "check_askable", "learned_file", "make_problems", "read_split", "test_splits"]
+__all__ = [
+    "BUILTIN",
+    "answered_splits",
+    "check_askable",
+    "learned_file",
+    "make_problems",
+    "read_split",
+    "source_files",
+    "test_splits",
+    "untaught_splits",
+]
 
 BUILTIN = "builtin:isomers"
 _REAL = "real:"
@@ -36,7 +48,7 @@ def make_problems(recipe: Recipe, folder: Path, stamps: Stamps) -> None:
     keys = ("problems", "real_data", "columns", "max_refused", "licence", "isomers", "split", "overlap")
     sources = [recipe.problems, *recipe.overlap.against]
     inputs = digest(
-        {key: asdict(recipe)[key] for key in keys}, [path for name in sources for path in _source_files(name)]
+        {key: asdict(recipe)[key] for key in keys}, [path for name in sources for path in source_files(name)]
     )
 
     def clear() -> None:
@@ -56,7 +68,7 @@ def make_problems(recipe: Recipe, folder: Path, stamps: Stamps) -> None:
         validate_domains([row for name in _splits(folder) for row in read_split(folder, name)], recipe.train["domains"])
 
 
-def _source_files(problems: str) -> list[Path]:
+def source_files(problems: str) -> list[Path]:
     """The files of a source on this disk; none for what is generated or lies on a hub."""
     for name in (problems, problems.rpartition(":")[0]):
         if name and Path(name).exists():
@@ -79,11 +91,18 @@ def _load(recipe: Recipe, refused_to: Path) -> tuple[list[Row], list[Refusal]]:
     if recipe.problems.startswith(_REAL):
         if recipe.real_data is None:
             raise UserError(f"problems: {recipe.problems} needs real_data: the folder that holds the real data sets.")
-        return import_groups(recipe.problems.removeprefix(_REAL), Path(recipe.real_data)), []
+        names = recipe.problems.removeprefix(_REAL).split("+")
+        return [row for name in names for row in _real(name, Path(recipe.real_data))], []
     loaded = load_rows(recipe.problems, recipe.columns, max_refused=recipe.max_refused, refused_to=refused_to)
     for note in loaded.notes:
         print(note, flush=True)
     return loaded.rows, loaded.refused
+
+
+def _real(name: str, folder: Path) -> list[Row]:
+    if name not in (*SOURCES, *TASKS):
+        raise UserError(f"problems: real:{name} is no data set that is known: {', '.join(sorted([*SOURCES, *TASKS]))}.")
+    return load_task(name, folder) if name in TASKS else import_groups(name, folder)
 
 
 def _checked(rows: list[Row], path: Path) -> list[Row]:
@@ -142,13 +161,18 @@ def learned_file(recipe: Recipe, folder: Path, split: str) -> Path:
     return folder / ("problems" if recipe.teach is None else "taught") / f"{split}.jsonl"
 
 
+def untaught_splits(folder: Path) -> list[str]:
+    """All splits but train and valid; it may have none."""
+    return [name for name in _splits(folder) if name not in ("train", "valid")]
+
+
 def test_splits(folder: Path) -> list[str]:
     """The splits that are evaluated: all but train and valid.
 
     Raises:
         UserError: there is none.
     """
-    names = [name for name in _splits(folder) if name not in ("train", "valid")]
+    names = untaught_splits(folder)
     if not names:
         raise UserError(f"{folder / 'problems'} has no test split. Raise split.test, or give rows the split id or ood.")
     return names
@@ -174,13 +198,14 @@ def check_askable(recipe: Recipe, folder: Path) -> None:
 
     Raises:
         UserError: more than the share ``max_refused`` of these rows, or all of them; they are listed in
-            ``refused/test.jsonl``.
+            ``refused/test.jsonl``. Or programs would have to be run, and no sandbox can be made here.
     """
     rows = [row for name in answered_splits(recipe, folder) for row in read_split(folder, name)]
     refused = [refusal for row in rows if (refusal := why_unverifiable(row)) is not None]
     check_refused(refused, len(rows), recipe.max_refused, folder / "refused" / "test.jsonl")
     if len(refused) == len(rows):
         raise UserError(f"No test row could be asked, the first one because: {refused[0]}.")
+    need_sandbox(rows)
 
 
 def _splits(folder: Path) -> list[str]:

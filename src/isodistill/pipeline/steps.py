@@ -15,30 +15,32 @@ from pathlib import Path
 from typing import Any, cast, get_type_hints
 
 import torch
-from peft import LoraConfig, PeftModel
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from peft import LoraConfig
 
 from isodistill.data.files import Refusal, check_refused, write_lines, write_refusals
 from isodistill.data.load import load_rows
 from isodistill.data.rows import Row
 from isodistill.errors import UserError
 from isodistill.evaluation.answer import Provenance, answer_rows, read_representations
-from isodistill.evaluation.backends import Backend, LocalBackend, OpenAIBackend
-from isodistill.evaluation.generate import merged_copy
 from isodistill.evaluation.records import PredictionLog, Stage
 from isodistill.evaluation.results import json_text, split_results
-from isodistill.models.device import choose_placement
-from isodistill.models.load import SMOLLM2, Student, load_student
-from isodistill.models.tiny import TINY, make_tiny_student
+from isodistill.models.stacked import stack_adapters
+from isodistill.models.tiny import TINY
+from isodistill.objectives import LabelMultitask
+from isodistill.pipeline.answering import files_of_trained, name_of, open_backend, open_base
 from isodistill.pipeline.problems import answered_splits, learned_file, read_split
 from isodistill.pipeline.ranks import is_main
 from isodistill.pipeline.stamps import Stamps, digest, files_under
+from isodistill.pipeline.start import start_of
+from isodistill.pipeline.target import target_rows
+from isodistill.pipeline.teachers import training_scorer, training_teacher
 from isodistill.recipe import Recipe, dump_recipe, parse_recipe, typed
 from isodistill.teachers.settings import parse_teach
 from isodistill.training import DistillConfig, DistillTrainer
-from isodistill.training.slots import fill_slots
+from isodistill.training.guard_state import FILES
+from isodistill.training.slots import fill_guard, fill_slots
 
-__all__ = ["evaluate_student", "open_trained", "resolved", "train_student", "write_results"]
+__all__ = ["evaluate_student", "resolved", "train_student", "write_results"]
 
 _BOOKKEEPING = ("report_to", "run_name", "save_steps", "save_total_limit", "logging_steps", "disable_tqdm")
 """Keys of ``train`` that change nothing about the student; another value does not train it anew."""
@@ -49,6 +51,9 @@ def resolved(recipe: Recipe) -> dict[str, Any]:
     """The recipe as a plain mapping with its slots filled, every default written out."""
     *parts, slots = fill_slots(recipe.method, recipe.objective, recipe.alignment, recipe.term)
     tree = asdict(recipe)
+    if recipe.guard is not None:
+        guard, name = fill_guard(recipe.guard)
+        tree["guard"] = {"name": name, **(asdict(cast(Any, guard)) if is_dataclass(guard) else {})}
     for slot, part in zip(("objective", "alignment", "term"), parts, strict=True):
         if part is not None:
             options: dict[str, Any] = asdict(cast(Any, part)) if is_dataclass(part) else {}
@@ -59,38 +64,58 @@ def resolved(recipe: Recipe) -> dict[str, Any]:
     return tree
 
 
-def train_student(recipe: Recipe, folder: Path, stamps: Stamps) -> None:
-    """Train and save ``student/``; an interrupted training goes on from its newest checkpoint."""
-    keys = ("student", "teacher", "lora", "seed", "train", "objective", "alignment", "term", "max_refused")
+def train_student(recipe: Recipe, folder: Path, stamps: Stamps, earlier: Path | None = None) -> None:
+    """Train and save ``student/``; an interrupted training goes on from its newest checkpoint.
+
+    Args:
+        recipe: of the run, or of one stage.
+        folder: the run folder; with a guard it also gets ``guard/``, what the next stage needs.
+        stamps: its stamps.
+        earlier: folder of the stage before this one, whose student is trained on.
+    """
+    keys = (
+        *("student", "teacher", "teacher_top_k", "target", "lora", "seed", "train", "objective", "alignment", "term"),
+        *("guard", "max_refused"),
+    )
     tree = resolved(recipe)
     learned, held = (learned_file(recipe, folder, split) for split in ("train", "valid"))
     files = [learned, *files_under(Path(recipe.student))]
     files += files_under(Path(recipe.teacher)) if recipe.teacher else []
+    files += files_under(Path(recipe.target)) if recipe.target else []
     tree["train"] = {key: value for key, value in tree["train"].items() if key not in _BOOKKEEPING}
+    if earlier is not None:
+        files += [earlier / "student" / "adapter_model.safetensors", *(earlier / "guard" / name for name in FILES)]
     inputs = digest({key: tree[key] for key in keys}, files)
 
     def clear() -> None:
-        for name in ("student", "checkpoints"):
+        for name in ("student", "checkpoints", "validity", "guard"):
             if (folder / name).exists():
                 shutil.rmtree(folder / name)
         for name in ("metrics.jsonl", "train.json", "refused/train.jsonl"):
             (folder / name).unlink(missing_ok=True)
 
     def do() -> None:
-        config, lora = _config(recipe, folder), _lora(recipe)
-        student = _student(recipe, folder)
+        config = _config(recipe, folder)
+        student = open_base(recipe, folder)
+        model, lora = start_of(recipe, student.model, _lora(recipe), earlier)
+        config.guard_state = None if earlier is None else str(earlier / "guard")
         config.max_length = min(config.max_length, student.context)
         print(f"Training {recipe.method} on {config.placement}", flush=True)
-        teacher, teacher_tokenizer = _teacher(recipe)
+        rows = load_rows(learned, max_refused=0).rows
+        held_rows = load_rows(held, max_refused=0).rows if held.exists() else None
+        seen = [*rows, *(held_rows or [])]
+        teacher, teacher_tokenizer = training_teacher(recipe, folder, student, seen, config)
         trainer = DistillTrainer(
-            student.model,
+            model,
             args=config,
-            train_dataset=load_rows(learned, max_refused=0).rows,
-            eval_dataset=load_rows(held, max_refused=0).rows if held.exists() else None,
+            train_dataset=rows,
+            eval_dataset=held_rows,
             processing_class=student.tokenizer,
             peft_config=lora,
             teacher_model=teacher,
             teacher_processing_class=teacher_tokenizer,
+            scorer=training_scorer(recipe),
+            target_dataset=target_rows(recipe, folder),
         )
         trainer.get_train_dataloader()  # makes the sampler, which knows the sets that it cannot use
         refused = trainer.refused + [
@@ -100,8 +125,12 @@ def train_student(recipe: Recipe, folder: Path, stamps: Stamps) -> None:
         _list_refused(refused, folder / "refused" / "train.jsonl", "rows or sets are not trained on")
         has_checkpoint = any((folder / "checkpoints").glob("checkpoint-*"))
         trainer.train(resume_from_checkpoint=has_checkpoint)
+        if recipe.guard is not None:
+            trainer.guarding.end_stage(folder / "guard")
         trainer.save_model(str(folder / "student"))
         if is_main():
+            if earlier is not None and trainer.guarding.guard.fresh_adapter:
+                stack_adapters(earlier / "student", folder / "student")
             write_lines(folder / "train.json", [json.dumps(_cost(folder, trainer.state.global_step))])
 
     stamps.step("train", inputs, clear=clear, do=do, together=True)
@@ -121,12 +150,16 @@ def evaluate_student(recipe: Recipe, folder: Path, stamps: Stamps, stage: Stage,
     files = [folder / "problems" / f"{name}.jsonl" for name in splits]
     files += files_under(Path(recipe.student))
     if stage == "after":
-        files.append(_adapter(folder))
+        files += files_of_trained(folder)
     seed = None
     if recipe.student == TINY:  # made from the seed and the training texts, as no other student is
         seed = recipe.seed
         files.append(learned_file(recipe, folder, "train"))
-    inputs = digest([recipe.student, asdict(recipe.evaluate), stage, seed], files)
+    # A student of two tasks is asked for its label as it was in training.
+    taught = fill_slots(recipe.method, recipe.objective, recipe.alignment)[0]
+    tasks = taught if stage == "after" and isinstance(taught, LabelMultitask) else None
+    prefixes = [] if tasks is None else [tasks.label_prefix]
+    inputs = digest([recipe.student, asdict(recipe.evaluate), stage, seed, *prefixes], files)
     name = f"evaluate-{stage}"
 
     def clear() -> None:
@@ -137,16 +170,17 @@ def evaluate_student(recipe: Recipe, folder: Path, stamps: Stamps, stage: Stage,
             _forget(folder, stage)
             _take_over(donor, folder, stage)
             return
-        student = _student(recipe, folder)
-        backend = _backend(recipe, folder, student, stage)
+        student = open_base(recipe, folder)
+        backend = open_backend(recipe, folder, student, stage)
         log = PredictionLog(folder / "predictions.jsonl")
         provenance = _provenance(recipe, folder, stage)
         refused: list[Refusal] = []
         for split in splits:
+            chosen = _first_sets(read_split(folder, split), recipe.evaluate.max_sets)
             refused += answer_rows(
                 backend,
                 student.tokenizer,
-                _first_sets(read_split(folder, split), recipe.evaluate.max_sets),
+                chosen if tasks is None else [tasks.asked(row) for row in chosen],
                 log,
                 provenance,
                 split=split,
@@ -181,7 +215,7 @@ def write_results(recipe: Recipe, folder: Path) -> dict[str, Any]:
         "recipe_hash": digest(tree),
         "method": recipe.method,
         "tier": _tier(recipe),
-        "student": _name_of(recipe.student),
+        "student": name_of(recipe.student),
         "seed": recipe.seed,
         "seed_hparam": recipe.seed_hparam,
         "splits": by_stage["after"],
@@ -196,68 +230,6 @@ def write_results(recipe: Recipe, folder: Path) -> dict[str, Any]:
 def write_recipe(recipe: Recipe, folder: Path) -> None:
     """``recipe.yaml`` with every default; the same file runs the same run again."""
     write_lines(folder / "recipe.yaml", [dump_recipe(parse_recipe(resolved(recipe))).rstrip("\n")])
-
-
-def _student(recipe: Recipe, folder: Path) -> Student:
-    if recipe.student != TINY:
-        return load_student(recipe.student)
-    rows = load_rows(learned_file(recipe, folder, "train"), max_refused=0).rows
-    return make_tiny_student([f"{row.prompt}\n{row.completion}" for row in rows], recipe.seed)
-
-
-def _teacher(recipe: Recipe) -> tuple[Any, Any]:
-    """Model and tokenizer of the teacher; None where the objective asks none, as a baseline beside it."""
-    objective = fill_slots(recipe.method, recipe.objective, recipe.alignment)[0]
-    if recipe.teacher is None or not objective.needs_teacher:
-        return None, None
-    if recipe.teacher == "self":
-        return "self", None
-    teacher = load_student(recipe.teacher)
-    return teacher.model, teacher.tokenizer
-
-
-def _backend(recipe: Recipe, folder: Path, student: Student, stage: Stage) -> Backend:
-    """Who answers: the server of the recipe, or the student itself, its adapter merged after training."""
-    settings = recipe.evaluate
-    if settings.backend == "openai":
-        print("Answers come from a server, which gives no hidden states: the LCS family is null.", flush=True)
-        return OpenAIBackend(str(settings.base_url), str(settings.model), student.context)
-    return LocalBackend(_answering(recipe, folder, student, stage))
-
-
-def open_trained(recipe: Recipe, folder: Path, stage: Stage) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """The student of a run as it answers, its adapter merged, and its tokenizer.
-
-    Raises:
-        UserError: the run has no trained student, and ``stage`` is after.
-    """
-    if stage == "after":
-        _adapter(folder)
-    student = _student(recipe, folder)
-    return _answering(recipe, folder, student, stage), student.tokenizer
-
-
-def _adapter(folder: Path) -> Path:
-    adapter = folder / "student" / "adapter_model.safetensors"
-    if not adapter.exists():
-        raise UserError(f"{folder} has no trained student ({adapter} is missing). `isodistill train` makes one.")
-    return adapter
-
-
-def _answering(recipe: Recipe, folder: Path, student: Student, stage: Stage) -> PreTrainedModel:
-    """The student where the recipe puts it, after training with its adapter merged."""
-    bf16 = recipe.train.get("bf16")
-    dtype = None if bf16 is None else "bfloat16" if bf16 else "float32"
-    placement = choose_placement("cpu" if recipe.train.get("use_cpu") else None, dtype)
-    model = student.model
-    if stage == "after":
-        model = merged_copy(PeftModel.from_pretrained(model, folder / "student"), placement.compute_dtype)
-    return model.to(placement.device, placement.compute_dtype).eval()
-
-
-def _name_of(student: str) -> str:
-    names = {SMOLLM2: "SmolLM2-135M-Instruct, dequantised from Q4_1", TINY: "tiny, made on the spot"}
-    return names.get(student, student)
 
 
 def _config(recipe: Recipe, folder: Path) -> DistillConfig:
@@ -277,6 +249,7 @@ def _config(recipe: Recipe, folder: Path) -> DistillConfig:
             objective=recipe.objective,
             alignment=recipe.alignment,
             term=recipe.term,
+            guard=recipe.guard,
             max_refused=recipe.max_refused,
             seed=recipe.seed,
             **given,

@@ -15,8 +15,10 @@ from isodistill.data.files import Refusal, check_refused, write_lines
 from isodistill.data.load import load_rows, write_rows
 from isodistill.data.rows import Row
 from isodistill.errors import UserError
+from isodistill.evaluation.programs import need_sandbox
 from isodistill.evaluation.traces import Judged, judge
-from isodistill.pipeline.problems import read_split
+from isodistill.pipeline.overlap import without_overlaps
+from isodistill.pipeline.problems import read_split, source_files, untaught_splits
 from isodistill.pipeline.stamps import Stamps, digest
 from isodistill.pipeline.taught import Trace, summary, summary_lines
 from isodistill.pipeline.teachers import make_teacher
@@ -64,7 +66,8 @@ def teach_rows(recipe: Recipe, folder: Path, stamps: Stamps) -> bool:
 
     ``traces.jsonl`` is the store: no change of the recipe ever deletes it. ``taught/`` is made from it anew:
     ``SPLIT.jsonl`` are the rows to learn from, ``verdicts.jsonl`` marks every trace, right or wrong, with its reason,
-    and ``teach.json`` adds up. The splits train and valid are taught; test problems are never shown to a teacher.
+    ``overlap.json`` tells which rows with their traces repeat evaluation rows, and ``teach.json`` adds up. The splits
+    train and valid are taught; test problems are never shown to a teacher.
 
     Returns:
         Whether the step was done now; it prints what came of it.
@@ -81,6 +84,7 @@ def teach_rows(recipe: Recipe, folder: Path, stamps: Stamps) -> bool:
             path.unlink()
 
     def do() -> None:
+        need_sandbox(asked.row for asked in plan.asked)  # before anything is paid for
         with AnswerStore(folder / TRACES, plan.made_with) as store:
             refused = _ask(recipe, plan, store)
             traces = _judged(plan, store)
@@ -89,6 +93,10 @@ def teach_rows(recipe: Recipe, folder: Path, stamps: Stamps) -> bool:
         write_lines(target / "verdicts.jsonl", [json.dumps(_verdict(trace), ensure_ascii=False) for trace in traces])
         for split in sorted({asked.split for asked in plan.asked}):
             kept = _kept(plan.teach, [t for t in traces if t.split == split], split)
+            if split == "train":  # again, for a teacher may know the benchmarks by heart
+                tests = [row for name in untaught_splits(folder) for row in read_split(folder, name)]
+                checked = without_overlaps(recipe, [*kept, *tests], target / "overlap.json", "rows with their traces")
+                kept = checked[: len(checked) - len(tests)]
             if kept:
                 write_rows(target / f"{split}.jsonl", kept)
         write_lines(target / "teach.json", [json.dumps(numbers, indent=1)])
@@ -135,8 +143,10 @@ def _plan(recipe: Recipe, folder: Path) -> _Plan:
     by_name = {one.identity: one for one in settings.values()}
     made_with = {"teachers": sorted(by_name), "template": template.id, "sampling": asdict(teach.sampling)}
     keys = sorted(asked_one.request.key for asked_one in asked)
-    problems = [folder / "problems" / f"{split}.jsonl" for split in ("train", "valid")]
-    inputs = digest([made_with, keys, teach.keep, teach.check_steps], [path for path in problems if path.exists()])
+    files = [folder / "problems" / f"{split}.jsonl" for split in ("train", "valid", *untaught_splits(folder))]
+    files += [path for name in recipe.overlap.against for path in source_files(name)]
+    settings_of_rows = [made_with, keys, teach.keep, teach.check_steps, asdict(recipe.overlap)]
+    inputs = digest(settings_of_rows, [path for path in files if path.exists()])
     return _Plan(teach, by_name, asked, made_with, inputs)
 
 

@@ -16,11 +16,13 @@ from isodistill.evaluation.records import PredictionLog, Record, Stage
 from isodistill.evaluation.results import compare, comparison_json, json_text
 from isodistill.pipeline.problems import check_askable, make_problems
 from isodistill.pipeline.ranks import is_main, wait_for_all
+from isodistill.pipeline.stages import STAGES, run_stages, train_stages
 from isodistill.pipeline.stamps import Stamps, share_step
 from isodistill.pipeline.steps import evaluate_student, train_student, write_recipe, write_results
 from isodistill.pipeline.teach import plan_in_words, summary_lines, teach_rows
 from isodistill.recipe import Recipe
-from isodistill.report import write_model_card, write_report
+from isodistill.report import write_model_card, write_report, write_stage_report
+from isodistill.training.slots import fill_guard
 
 __all__ = ["BASELINE", "evaluate_run", "read_results", "report_runs", "run_recipe", "teach_run", "train_run"]
 
@@ -41,6 +43,8 @@ def run_recipe(recipe: Recipe, folder: Path, command: str) -> Path:
     Returns:
         The path of ``report.html``.
     """
+    if recipe.stages is not None:
+        return run_stages(recipe, folder, command)
     runs, donor = {folder: recipe}, None
     if recipe.baseline is not None and recipe.baseline != recipe.method:
         donor = folder / BASELINE
@@ -73,6 +77,9 @@ def report_runs(folder: Path, baseline: Path | None, out: Path, command: str) ->
     Raises:
         UserError: a folder holds no evaluated run, or the two did not answer the same problems.
     """
+    if (folder / STAGES).exists():
+        write_stage_report(folder, command=command, out=out)
+        return out
     if baseline is None and (folder / BASELINE / "results.json").exists():
         baseline = folder / BASELINE
     results = [read_results(path) for path in (baseline, folder) if path is not None]
@@ -81,14 +88,21 @@ def report_runs(folder: Path, baseline: Path | None, out: Path, command: str) ->
     return out
 
 
-def train_run(recipe: Recipe, folder: Path) -> None:
-    """Problems, traces and training of one run folder, by one process or by all of a launch."""
+def train_run(recipe: Recipe, folder: Path) -> Path:
+    """Problems, traces and training of one run folder, or of all its stages, by one process or by all of a launch.
+
+    Returns:
+        Where the student lies.
+    """
+    if recipe.stages is not None:
+        return train_stages(recipe, folder)
     if is_main():
         stamps = _begin(recipe, folder)
         if recipe.teach is not None:
             teach_rows(recipe, folder, stamps)
     wait_for_all()
     train_student(recipe, folder, Stamps(folder))
+    return folder / "student"
 
 
 def teach_run(recipe: Recipe, folder: Path, *, dry: bool) -> list[str]:
@@ -114,6 +128,7 @@ def teach_run(recipe: Recipe, folder: Path, *, dry: bool) -> list[str]:
 
 def evaluate_run(recipe: Recipe, folder: Path, donor: Path | None = None) -> None:
     """Answers before and after training."""
+    _require_single(recipe)
     write_recipe(recipe, folder)
     stamps = Stamps(folder)
     if recipe.evaluate.before:
@@ -123,6 +138,7 @@ def evaluate_run(recipe: Recipe, folder: Path, donor: Path | None = None) -> Non
 
 def _begin(recipe: Recipe, folder: Path) -> Stamps:
     """The run folder with its recipe and problems."""
+    _require_single(recipe)
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -133,6 +149,21 @@ def _begin(recipe: Recipe, folder: Path) -> Stamps:
     stamps = Stamps(folder)
     make_problems(recipe, folder, stamps)
     return stamps
+
+
+def _require_single(recipe: Recipe) -> None:
+    """Refuse stages where one distillation is meant, and a guard where there are none."""
+    if recipe.stages is not None:
+        raise UserError(
+            "This verb works on one distillation, and the recipe has stages: `isodistill run` does all of them, and "
+            "RUN/stages/N-NAME is a run folder of its own."
+        )
+    guard, name = fill_guard(recipe.guard)
+    if name != "none" and getattr(guard, "mode", "") != "monitor":
+        raise UserError(
+            f"The guard {name} protects what earlier stages taught, and the recipe has no stages; leave guard out, or "
+            "give stages."
+        )
 
 
 def _compare(folder: Path, donor: Path | None, results: list[dict[str, Any]], target: Path) -> None:

@@ -23,7 +23,7 @@ _NOT_SPLITS = ("refused",)
 
 
 def data_section(folder: Path) -> dict[str, Any]:
-    """What the page shows of ``folder/problems``.
+    """What the page shows of ``folder/problems``, and of ``folder/taught`` where teachers wrote the traces.
 
     Lengths are in words, for they do not hang on a tokenizer. Examples are picked by a hash of their id.
 
@@ -33,12 +33,14 @@ def data_section(folder: Path) -> dict[str, Any]:
     names = [path.stem for path in sorted((folder / "problems").glob("*.jsonl")) if path.stem not in _NOT_SPLITS]
     names.sort(key=lambda name: (_FIRST.index(name) if name in _FIRST else len(_FIRST), name))
     splits = {name: read_lines(folder / "problems" / f"{name}.jsonl") for name in names}
+    taught = folder / "taught" / "train.jsonl"
+    overlaps = [folder / part / "overlap.json" for part in ("taught", "problems")]
     return {
         "licences": _licences([row for rows in splits.values() for row in rows]),
         "splits": _counts(splits),
         "balance": _balance(splits),
-        "overlap": _overlap(folder / "problems" / "overlap.json"),
-        "examples": _examples(splits.get("train", [])),
+        "overlap": _overlap(next((file for file in overlaps if file.exists()), None)),
+        "examples": _examples(read_lines(taught) if taught.exists() else splits.get("train", [])),
     }
 
 
@@ -73,8 +75,8 @@ def _licences(rows: Sequence[dict[str, Any]]) -> str:
     return f"Licence, as given with the data: {', '.join(named)}."
 
 
-def _overlap(file: Path) -> dict[str, Any] | None:
-    if not file.exists():
+def _overlap(file: Path | None) -> dict[str, Any] | None:
+    if file is None:
         return None
     found = json.loads(file.read_text(encoding="utf-8"))
     sets = found["sets"]

@@ -16,6 +16,7 @@ __all__ = [
     "Figure",
     "accuracy_figure",
     "consistency_figures",
+    "curve",
     "difference_figure",
     "domain_order",
     "overview_figure",
@@ -127,32 +128,32 @@ def training_figures(study: Study) -> list[Figure]:
     figures = []
     roles = {side.label: side.role for side in study.sides}
     for key, title in (("loss", "Training loss"), ("grad_norm", "Gradient norm")):
-        series = {label: _curve(run.metrics, key) for label, run in study.runs}
+        series = {label: curve(run.metrics, key) for label, run in study.runs}
         shown = {label: curve for label, curve in series.items() if curve[0]}
         if shown:
             svg = plots.curves(shown, ylabel=title.lower(), name=f"curve-{key}", title=title, roles=roles)
             figures.append(Figure(title, svg, ""))
     keys = sorted({key for line in study.run.metrics for key in line if key.startswith("loss/")})
     if keys:
-        losses = {key.removeprefix("loss/"): _curve(study.run.metrics, key) for key in keys}
+        losses = {key.removeprefix("loss/"): curve(study.run.metrics, key) for key in keys}
         svg = plots.curves(losses, ylabel="training loss", name="curve-domains", title="Training loss per domain")
         figures.insert(1, Figure("Loss per domain", svg, f"{study.label}."))
     for i, (label, run) in enumerate(study.runs):
-        mask = {words: _curve(run.metrics, key) for key, words in TELEMETRY.items()}
+        mask = {words: curve(run.metrics, key) for key, words in TELEMETRY.items()}
         mask = {words: curve for words, curve in mask.items() if curve[0]}
         if mask:
             svg = plots.curves(mask, ylabel="share, or cosine", name=f"curve-mask-{i}", title=f"Mask of {label}")
             figures.append(Figure("What the mask did", svg, f"{label}. {MASK_CAPTION}"))
         kinds = sorted({key for line in run.metrics for key in line if key.startswith(CONFLICT)})
         if kinds:
-            cosines = {key.removeprefix(CONFLICT): _curve(run.metrics, key) for key in kinds}
+            cosines = {key.removeprefix(CONFLICT): curve(run.metrics, key) for key in kinds}
             title = f"Conflict between domains in {label}"
             svg = plots.curves(cosines, ylabel="cosine", name=f"curve-conflict-{i}", title=title)
             figures.append(Figure("Conflict between domains", svg, f"{label}. {CONFLICT_CAPTION}"))
     return figures
 
 
-def _curve(metrics: Sequence[Mapping[str, Any]], key: str) -> tuple[list[float], list[float]]:
+def curve(metrics: Sequence[Mapping[str, Any]], key: str) -> tuple[list[float], list[float]]:
     """Steps and values of one metric, at most 200 points: each the mean of equally many log events."""
     events = [(line["step"], math.nan if line[key] is None else line[key]) for line in metrics if key in line]
     size = max(1, math.ceil(len(events) / CURVE_POINTS))

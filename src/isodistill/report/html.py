@@ -15,6 +15,7 @@ from isodistill.report.data import data_section
 from isodistill.report.sets import isomer_sets
 from isodistill.report.study import Study, cautions, claims, read_study
 from isodistill.report.traces import read_taught
+from isodistill.report.validity import read_validity
 
 __all__ = ["page_template", "write_report"]
 
@@ -69,6 +70,9 @@ def _context(study: Study, command: str) -> dict[str, Any]:
         "consistency": figures.consistency_figures(study),
         "data": data_section(study.run.path),
         "taught": read_taught(study.run.path),
+        "validity": [
+            (label, pull) for label, run in study.runs if (pull := read_validity(run.path, run.metrics)) is not None
+        ],
         "training": figures.training_figures(study),
         "bad_losses": [(label, count) for label, run in study.runs if (count := _not_finite(run.metrics))],
         "students": [label for label, _, _ in students],
@@ -94,6 +98,7 @@ def _section(study: Study, split: str) -> dict[str, Any]:
         "figures": [figure for figure in plots if figure is not None],
         "table": tables.robustness(split, study.sides, difference, head),
         "pass_at_k": tables.pass_at_k(split, study.sides),
+        "reasons": tables.reasons(split, study.sides),
         "domains": tables.by_domain(split, figures.domain_order(study, split), study.sides, difference, head),
         "mcnemar": text.mcnemar_sentence(test, left, study.label) if test else "",
     }

@@ -18,11 +18,12 @@ from typing import Any
 import matplotlib.style
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from isodistill.report.run import Estimate
 
-__all__ = ["accuracies", "accuracy_consistency", "bars", "curves", "differences", "histogram"]
+__all__ = ["accuracies", "accuracy_consistency", "bars", "curves", "differences", "heat_map", "histogram"]
 
 # The page's custom properties and their light values; c1 to c6 follow the colour-blind-safe set of Okabe and Ito.
 COLOURS = {
@@ -53,6 +54,7 @@ ROLES |= {
 }
 DASHES = ["-", "--", ":", "-."]
 WIDTH = 4.4  # inches
+DARK = 0.6  # a cell of more than this share takes light ink
 LEAST_SPAN = 5  # points to both sides of 0, so that a difference of nothing does not fill the plot
 LABEL_WIDTH = 26  # characters of a row label before it is broken
 LEGEND_WIDTH = 58  # characters of a legend line, a sample of the line counting as seven
@@ -208,8 +210,9 @@ def curves(
     name: str,
     title: str,
     roles: Mapping[str, str] | None = None,
+    xlabel: str = "training step",
 ) -> str:
-    """Lines over training steps.
+    """Lines over training steps, or over what ``xlabel`` says.
 
     Args:
         series: label -> (steps, values); a value that is not finite leaves a gap.
@@ -217,6 +220,7 @@ def curves(
         name: unique in the page.
         title: what a screen reader says.
         roles: label -> role for lines that stand for a student; other lines get a colour and a dash of their own.
+        xlabel: name of the horizontal axis.
     """
 
     def draw(axes: Axes) -> None:
@@ -227,11 +231,44 @@ def curves(
             axes.plot(steps, values, color=colour, linestyle=dash, label=label)
         axes.grid(True, axis="y")
         axes.set_axisbelow(True)
-        axes.set_xlabel("training step")
+        axes.set_xlabel(xlabel)
         axes.set_ylabel(ylabel)
         axes.xaxis.set_major_locator(MaxNLocator(5, integer=True, steps=[1, 2, 5, 10]))
 
     return _svg(draw, name, title, height=2.7)
+
+
+def heat_map(
+    rows: Sequence[str], columns: Sequence[str], values: Sequence[Sequence[float | None]], *, name: str, title: str
+) -> str:
+    """Shares in a grid, the first row on top: the larger, the darker; what was not measured is left blank.
+
+    Args:
+        rows: their labels.
+        columns: theirs.
+        values: a share in [0, 1] or None for each row and column; short rows end in blanks.
+        name: unique in the page.
+        title: what a screen reader says.
+    """
+
+    def draw(axes: Axes) -> None:
+        for y, row in enumerate(values):
+            for x, value in enumerate(row):
+                if value is not None:
+                    axes.add_patch(
+                        Rectangle((x - 0.5, y - 0.5), 1, 1, color=COLOURS["accent"], alpha=value, linewidth=0)
+                    )
+                    ink = COLOURS["paper" if value > DARK else "ink"]
+                    axes.text(x, y, f"{100 * value:.0f}", ha="center", va="center", color=ink)
+        axes.set_xlim(-0.5, len(columns) - 0.5)
+        axes.set_ylim(len(rows) - 0.5, -0.5)
+        axes.set_yticks(range(len(rows)), [textwrap.fill(label, LABEL_WIDTH) for label in rows])
+        axes.set_xticks(range(len(columns)), [textwrap.fill(label, LABEL_WIDTH // 2) for label in columns])
+        axes.tick_params(length=0, labelcolor=COLOURS["ink"])
+        for side in ("left", "bottom"):
+            axes.spines[side].set_visible(False)
+
+    return _svg(draw, name, title, height=0.6 + 0.45 * len(rows))
 
 
 def _dot(axes: Axes, estimate: Estimate, y: float, role: str) -> None:

@@ -22,6 +22,7 @@ __all__ = [
     "differing_settings",
     "pass_at_k",
     "plain",
+    "reasons",
     "robustness",
     "versions",
 ]
@@ -165,6 +166,14 @@ def pass_at_k(split: str, sides: Sequence[Side]) -> Table | None:
         Row(f"pass@{k}", meaning, [_cell(estimate(of_side, "pass_at_k", str(k)), metric) for of_side in numbers])
         for k in ks
     ]
+    return Table(_columns(sides, None, ""), rows) if rows else None
+
+
+def reasons(split: str, sides: Sequence[Side]) -> Table | None:
+    """One split: why programs failed and which instructions were not followed, counted; None where none was asked."""
+    counts = [(side.splits.get(split) or {}).get("reasons") or {} for side in sides]
+    names = sorted(set().union(*counts), key=lambda name: (-sum(of_side.get(name, 0) for of_side in counts), name))
+    rows = [Row(name, "", [Cell(str(of_side.get(name, 0))) for of_side in counts]) for name in names]
     return Table(_columns(sides, None, ""), rows) if rows else None
 
 

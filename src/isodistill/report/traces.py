@@ -18,7 +18,7 @@ _OTHERS = {
     "bad_step": "a wrong sum",
     "truncated": "cut off",
     "unparsed": "no final answer",
-    "other_script": "another language",
+    "other_language": "another language",
     "unverified": "not verified",
 }
 

@@ -37,6 +37,7 @@ __all__ = [
     "TopK",
     "distance",
     "fill_cache",
+    "joined",
     "made_by",
     "top_k",
     "trained_positions",
@@ -75,12 +76,38 @@ class TopK(NamedTuple):
         ids: (P, k) int64, the most probable first.
         log_probs: (P, k) float32.
         log_tail: (P,) float32, log of the mass of all other ids; -inf where there is none (k = n_vocab).
+        temperature: of that softmax.
+        n_vocab: ids that took part in it; 0 where all of a student's do.
     """
 
     positions: torch.Tensor
     ids: torch.Tensor
     log_probs: torch.Tensor
     log_tail: torch.Tensor
+    temperature: float = 1.0
+    n_vocab: int = 0
+
+    @property
+    def tensors(self) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+        """What has one row per position."""
+        return self.positions, self.ids, self.log_probs, self.log_tail
+
+    def at(self, rows: slice | torch.Tensor) -> TopK:
+        """Some of the positions."""
+        positions, ids, log_probs, log_tail = (values[rows] for values in self.tensors)
+        return TopK(positions, ids, log_probs, log_tail, self.temperature, self.n_vocab)
+
+    def to(self, device: torch.device) -> TopK:
+        """The same on a device."""
+        positions, ids, log_probs, log_tail = (values.to(device) for values in self.tensors)
+        return TopK(positions, ids, log_probs, log_tail, self.temperature, self.n_vocab)
+
+
+def joined(parts: Sequence[TopK]) -> TopK:
+    """The positions of several texts one after the other; temperature and vocabulary are those of the first."""
+    columns = zip(*(part.tensors for part in parts), strict=True)
+    positions, ids, log_probs, log_tail = (torch.cat(values) for values in columns)
+    return TopK(positions, ids, log_probs, log_tail, parts[0].temperature, parts[0].n_vocab)
 
 
 class Distance(NamedTuple):
@@ -112,7 +139,8 @@ def top_k(logits: torch.Tensor, positions: torch.Tensor, k: int, *, n_vocab: int
     if not torch.isfinite(log_p).all():
         raise ValueError("the teacher's logits are not finite")
     log_probs, ids = log_p.topk(k, dim=-1)
-    return TopK(positions, ids, log_probs, log_p.scatter(-1, ids, -torch.inf).logsumexp(-1))
+    tail = log_p.scatter(-1, ids, -torch.inf).logsumexp(-1)
+    return TopK(positions, ids, log_probs, tail, temperature, n_vocab)
 
 
 def distance(cached: TopK, live: TopK) -> Distance:
@@ -174,7 +202,7 @@ class LogitCache:
             return
         maker = self.maker
         top = top_k(logits, positions, self.k, n_vocab=maker.n_vocab, temperature=maker.temperature)
-        self._waiting[self._key(input_ids)] = TopK(*(values.cpu() for values in top))
+        self._waiting[self._key(input_ids)] = top.to(torch.device("cpu"))
         if sum(len(waiting.positions) for waiting in self._waiting.values()) >= self.shard_tokens:
             self.flush()
 
@@ -186,13 +214,13 @@ class LogitCache:
         """
         if not self._waiting:
             return
-        joined = TopK(*(torch.cat(parts) for parts in zip(*self._waiting.values(), strict=True)))
+        shard = joined(list(self._waiting.values()))
         data = save(
             {
-                "positions": joined.positions.to(torch.int32),
-                "ids": joined.ids.to(torch.int32),
-                "log_probs": joined.log_probs.clamp(min=_LEAST).to(torch.float16),
-                "log_tail": joined.log_tail.float(),
+                "positions": shard.positions.to(torch.int32),
+                "ids": shard.ids.to(torch.int32),
+                "log_probs": shard.log_probs.clamp(min=_LEAST).to(torch.float16),
+                "log_tail": shard.log_tail.float(),
             }
         )
         number = len(self._digests)
@@ -225,6 +253,8 @@ class LogitCache:
             tensors["ids"][start:end].long(),
             tensors["log_probs"][start:end].float(),
             tensors["log_tail"][start:end],
+            self.maker.temperature,
+            self.maker.n_vocab,
         )
 
     def _key(self, input_ids: Sequence[int]) -> str:

@@ -29,6 +29,7 @@ _FORMS = {
     "number": "a plain number without units",
     "choice": "the letter of the right option",
     "yesno": "yes or no",
+    "code": "a Python program in one fenced block",
 }
 _PARTS = re.compile(
     r"\s*\**Rationale:?\**:?\s*(?P<rationale>.+?)\s*\n\s*\**Answer:?\**:?\s*(?P<label>[^\n]+?)\s*",

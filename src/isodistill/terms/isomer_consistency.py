@@ -27,11 +27,13 @@ from __future__ import annotations
 
 from collections.abc import Hashable
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+
+from isodistill.terms.base import Term
 
 __all__ = ["IsomerConsistency", "SetMembers"]
 
@@ -58,7 +60,7 @@ class SetMembers:
 
 
 @dataclass
-class IsomerConsistency:
+class IsomerConsistency(Term):
     """See the module for the equations.
 
     Args:
@@ -71,18 +73,19 @@ class IsomerConsistency:
         ValueError: an option is out of range.
     """
 
+    name: ClassVar[str] = "isomer_consistency"
+
     answers: float = 1.0
     states: float = 0.1
     control: Literal["none", "shuffled"] = "none"
 
     def __post_init__(self) -> None:
+        super().__init__()
         for name, value in (("answers", self.answers), ("states", self.states)):
             if value < 0:
                 raise ValueError(f"term.{name} is {value}; it must be 0 (left out) or more")
         if self.control not in ("none", "shuffled"):
             raise ValueError(f"term.control is {self.control!r}; choose one of none, shuffled")
-        self._sums: dict[str, float] = {}
-        self._sequences = 0
 
     @property
     def is_neutral(self) -> bool:
@@ -99,15 +102,8 @@ class IsomerConsistency:
             if weight > 0:
                 values = measure(seen, sets)
                 omega = omega + weight * values
-                self._sums[name] = self._sums.get(name, 0.0) + float(values.detach().sum())
-        self._sequences += len(sets)
+                self.measure(f"consistency_{name}", values.mean(), len(sets))
         return omega
-
-    def take_metrics(self) -> dict[str, float]:
-        """JS and LCS of the sequences since the last call, their mean; the ones that are in the loss."""
-        told = {f"consistency_{name}": value / self._sequences for name, value in self._sums.items()}
-        self._sums, self._sequences = {}, 0
-        return told
 
     def _js(self, seen: SetMembers, sets: Tensor) -> Tensor:
         """(1/J) sum_j KL(pi_kj || m_j) of every sequence, (R,)."""

@@ -23,6 +23,8 @@ class DistillConfig(TrainingArguments):
         objective: ``{"name": "ce", ...}``; overrides the preset's objective.
         alignment: ``{"name": "iga", "tau": 3.0, ...}``; overrides the preset's alignment.
         term: ``{"name": "isomer_consistency", ...}``, added to the loss; overrides the preset's, which is mostly none.
+        guard: ``{"name": "ewc", ...}``: what protects the skills of earlier stages; default none.
+        guard_state: folder that the last stage wrote (``trainer.guarding.end_stage``); default: this is the first one.
 
     Parameters that control the batches:
         sets_per_batch: isomer sets in a micro-batch (single rows where the data have no domains); default 2. With
@@ -49,6 +51,8 @@ class DistillConfig(TrainingArguments):
     objective: dict[str, Any] | None = None
     alignment: dict[str, Any] | None = None
     term: dict[str, Any] | None = None
+    guard: dict[str, Any] | None = None
+    guard_state: str | None = None
     sets_per_batch: int = 2
     domains: list[str] | None = None
     missing_domain: str = "drop_set"

@@ -31,12 +31,19 @@ def trained_tokens(batch: Mapping[str, Tensor]) -> tuple[TrainedTokens, Tensor]:
     shifted = F.pad(batch["labels"][:, 1:], (0, 1), value=-100)
     positions = (shifted.flatten() != -100).nonzero().squeeze(1)
     rows = positions // shifted.shape[1]
+
+    def of_targets(name: str) -> Tensor | None:
+        """A column (rows, T) of the batch about each token, as (N,)."""
+        return F.pad(batch[name][:, 1:], (0, 1)).flatten()[positions] if name in batch else None
+
     tokens = TrainedTokens(
         targets=shifted.flatten()[positions],
         rows=rows,
         domains=batch["domain_index"][rows],
         weights=batch["weights"][rows],
-        deltas=F.pad(batch["deltas"][:, 1:], (0, 1)).flatten()[positions] if "deltas" in batch else None,
+        deltas=of_targets("deltas"),
+        strengths=of_targets("strengths"),
+        sampled=batch["sampled"][rows] if "sampled" in batch else None,
     )
     return tokens, positions
 
@@ -63,18 +70,21 @@ class Student:
         model: the model; a plain decoder (``base_model_prefix``) followed by a linear head.
         dtype: dtype of the head's product.
         fused: computes the hidden states in place of the model's own decoder.
+        layers: earlier layers whose states are given too; not with ``fused``.
 
     Raises:
         UserError: the head does more than one projection (soft-capping, scaling), so that calling it alone would
             compute something else.
     """
 
-    def __init__(self, model: nn.Module, dtype: torch.dtype, fused: FusedDecoder | None = None) -> None:
+    def __init__(
+        self, model: nn.Module, dtype: torch.dtype, fused: FusedDecoder | None = None, layers: Sequence[int] = ()
+    ) -> None:
         causal = cast(PreTrainedModel, model.get_base_model() if isinstance(model, PeftModel) else model)
         self.decoder = cast(nn.Module, getattr(causal, causal.base_model_prefix))
         self.projection = cast(nn.Linear, causal.get_output_embeddings())
         self._require_plain_head(causal)
-        self.fused = fused
+        self.fused, self.layers = fused, layers
         # A frozen plain head is packed once; a trained or adapted one must stay the module that autograd knows.
         self.head: Callable[[Tensor], Tensor] = self.projection
         if type(self.projection) is nn.Linear and not self.projection.weight.requires_grad:
@@ -84,9 +94,10 @@ class Student:
         """Hidden states (N, d) at flat positions of input_ids (rows, T), after the final norm, and the head."""
         if self.fused is not None:
             return StudentOutput(self.fused(batch, positions), self.head)
-        out = self.decoder(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"], use_cache=False)
-        hidden = out.last_hidden_state
-        return StudentOutput(hidden.reshape(-1, hidden.shape[-1])[positions], self.head)
+        inputs = {"input_ids": batch["input_ids"], "attention_mask": batch["attention_mask"]}
+        out = self.decoder(**inputs, use_cache=False, output_hidden_states=bool(self.layers))
+        layers = {layer: out.hidden_states[layer].flatten(0, 1)[positions] for layer in self.layers}
+        return StudentOutput(out.last_hidden_state.flatten(0, 1)[positions], self.head, layers)
 
     @torch.no_grad()
     def _require_plain_head(self, causal: PreTrainedModel) -> None:
@@ -105,7 +116,12 @@ class Student:
 
 
 def open_student(
-    model: PeftModel, gradients: DomainGradients, args: DistillConfig, segmented: bool, engine: ExitStack
+    model: PeftModel,
+    gradients: DomainGradients,
+    args: DistillConfig,
+    segmented: bool,
+    engine: ExitStack,
+    layers: Sequence[int] = (),
 ) -> Student:
     """The student whose backward fills ``gradients``: fused layers where they can, autograd elsewhere, with the reason.
 
@@ -115,9 +131,12 @@ def open_student(
         args: dtype, device, checkpointing.
         segmented: the K gradients come from one backward.
         engine: what is opened on the model is closed with it.
+        layers: earlier layers whose states a term looks at.
     """
     causal = model.get_base_model()
     obstacle = why_not_fused(causal) if segmented else "gradients are taken domain by domain"
+    if layers and obstacle is None:
+        obstacle = "a term looks at earlier layers"
     if obstacle is None:
         fused = FusedDecoder(model, gradients, args.compute_dtype, checkpoint=bool(args.gradient_checkpointing))
         return Student(model, args.compute_dtype, fused)
@@ -127,4 +146,4 @@ def open_student(
         engine.enter_context(segmented_lora(model, gradients, args.compute_dtype))
     if args.use_cpu and args.bf16:
         engine.enter_context(plain_attention(causal))
-    return Student(model, args.compute_dtype)
+    return Student(model, args.compute_dtype, layers=layers)

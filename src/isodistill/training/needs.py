@@ -10,13 +10,19 @@ from torch import nn
 from isodistill.alignment import Alignment, Penalised
 from isodistill.errors import UserError
 from isodistill.models.lora import segment_obstacles
+from isodistill.objectives import VCRD, Objective
 from isodistill.training.config import DistillConfig
 
 __all__ = ["takes_segments"]
 
 
 def takes_segments(
-    model: PeftModel, args: DistillConfig, alignment: Alignment, domains: Sequence[str], also: Sequence[str] = ()
+    model: PeftModel,
+    args: DistillConfig,
+    alignment: Alignment,
+    domains: Sequence[str],
+    also: Sequence[str],
+    objective: Objective,
 ) -> bool:
     """Whether the K gradients come from one backward (``segment``) or from one for each domain.
 
@@ -37,7 +43,10 @@ def takes_segments(
         missing.append("per-domain gradients in one backward need plain LoRA linears: " + "; ".join(obstacles[:5]))
     if alignment.needs_weight_gradients and args.gradients == "domain_major":
         missing.append("masks on the weight gradient need gradients: segment")
-    if isinstance(alignment, Penalised) and any(isinstance(m, nn.Dropout) and m.p > 0 for m in model.modules()):
+    twice = isinstance(objective, VCRD) and objective.needs_whole_step and objective.step_settings is None
+    if (isinstance(alignment, Penalised) or twice) and any(
+        isinstance(m, nn.Dropout) and m.p > 0 for m in model.modules()
+    ):
         missing.append(f"{args.method} sees every batch twice, alike: set the dropout of LoRA and model to 0")
     if alignment.needs_fp32 and args.bf16:
         missing.append(f"{args.method} subtracts gradients that nearly agree: set train.bf16 to false")

@@ -53,7 +53,8 @@ class PenaltyPass:
         chosen = positions[looked_at]
         rows, weight = chosen // ids.shape[1], self.student.projection.weight.detach()
         seen = SeenTokens(out.hidden[looked_at], following[chosen], rows, batch["weights"], out.head, weight)
-        return StudentOutput(out.hidden[:n], out.head), self.alignment.statistics(seen)
+        layers = {layer: states[:n] for layer, states in out.layers.items()}
+        return StudentOutput(out.hidden[:n], out.head, layers), self.alignment.statistics(seen)
 
     def measure(self, batches: Sequence[Mapping[str, Tensor]]) -> None:
         """The pull of every sequence of the step; the same forwards as in training, so the same numbers."""

@@ -34,18 +34,19 @@ class StepReplay:
 
     def begin(self, batches: Sequence[Any], counts: Tensor) -> None:
         """Take in the step: its micro-batches, and the trained tokens (K,) of each domain."""
-        if self.penalty is not None or self.trainer.alignment.needs_recompute:
+        self.trainer.guarding.begin_step()
+        term = self.trainer.term
+        if self.penalty is not None or self.trainer.alignment.needs_recompute or term.looks_ahead:
             self.batches = [self.trainer._prepare_inputs(batch) for batch in batches]
             self.counts = counts
         if self.penalty is not None:
             with self.trainer._autocast():
                 self.penalty.measure(self.batches)
+        term.begin(self.batches, counts)
 
     def forward(self, inputs: Mapping[str, Tensor], positions: Tensor) -> tuple[StudentOutput, Tensor | float]:
         """The student at the trained positions, and what the loss of the micro-batch is raised by."""
-        return (
-            (self.trainer.student(inputs, positions), 0.0) if self.penalty is None else self.penalty(inputs, positions)
-        )
+        return self.trainer.term.forward(inputs, positions) if self.penalty is None else self.penalty(inputs, positions)
 
     def recompute(self, domain: int) -> Tensor:
         """dL_k (P,) at the parameters as they stand now, over the whole step; any ``.grad`` is left alone."""

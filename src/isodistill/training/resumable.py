@@ -13,7 +13,10 @@ from torch import nn
 from transformers import Trainer
 
 from isodistill.alignment import Alignment
+from isodistill.guards import Guard
 from isodistill.training.checkpoint import load_rng, load_state, publish, save_rng, save_state
+from isodistill.training.guarding import Guarding
+from isodistill.training.step_term import StepTerm
 
 __all__ = ["ResumableTrainer"]
 
@@ -22,6 +25,8 @@ class ResumableTrainer(Trainer):
     """The checkpoint side of ``DistillTrainer``: adapter, optimizer, scheduler, alignment, random states, counters."""
 
     alignment: Alignment
+    guarding: Guarding
+    term: StepTerm
 
     @property
     def checkpoints(self) -> Path:
@@ -36,7 +41,10 @@ class ResumableTrainer(Trainer):
         save_rng(unfinished, self.args.process_index)
         if self.args.should_save:
             self.model.save_pretrained(unfinished)
-            save_state(unfinished, self._inner_optimizer(), self.lr_scheduler, self.alignment.state_dict())
+            method = self.alignment.state_dict()
+            for start, part in self._beside.items():
+                method |= {f"{start}{name}": value for name, value in part.state_dict().items()}
+            save_state(unfinished, self._inner_optimizer(), self.lr_scheduler, method)
             self.state.save_to_json(str(unfinished / "trainer_state.json"))
         if self.args.world_size > 1:
             dist.barrier()
@@ -49,7 +57,16 @@ class ResumableTrainer(Trainer):
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         if checkpoint is not None:
-            self.alignment.load_state_dict(load_state(Path(checkpoint), self._inner_optimizer(), self.lr_scheduler))
+            method = load_state(Path(checkpoint), self._inner_optimizer(), self.lr_scheduler)
+            for start, part in self._beside.items():
+                mine = [name for name in method if name.startswith(start)]
+                part.load_state_dict({name.removeprefix(start): method.pop(name) for name in mine})
+            self.alignment.load_state_dict(method)
+
+    @property
+    def _beside(self) -> dict[str, Guard | StepTerm]:
+        """What has state beside the alignment, by what its names begin with in a checkpoint."""
+        return {"guard/": self.guarding.guard, "term/": self.term}
 
     def _inner_optimizer(self) -> torch.optim.Optimizer:
         """The torch optimizer inside accelerate's wrapper."""
@@ -64,5 +81,6 @@ class ResumableTrainer(Trainer):
         if self.args.should_save:
             folder = Path(output_dir or self.args.output_dir)
             self.model.save_pretrained(folder)
+            self.term.save(folder)
             if self.processing_class is not None:
                 self.processing_class.save_pretrained(folder)

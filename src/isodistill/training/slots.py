@@ -9,10 +9,11 @@ from typing import Any, TypeVar
 
 from isodistill.alignment import ALIGNMENTS, Alignment
 from isodistill.errors import UserError
+from isodistill.guards import GUARDS, Guard
 from isodistill.objectives import OBJECTIVES, Objective
-from isodistill.terms import TERMS, IsomerConsistency
+from isodistill.terms import TERMS, Term
 
-__all__ = ["PRESETS", "fill_slots"]
+__all__ = ["PRESETS", "fill_guard", "fill_slots"]
 
 # Cross-entropy under the alignment of the preset's own name.
 _ALIGNED = (
@@ -23,6 +24,9 @@ _ALIGNED = (
 # Token-level distillation, each position with equal weight.
 _DISTILLED = ("fkl", "rkl", "jsd", "skew", "vcrd")
 
+# Cross-entropy on traces and the term of the preset's own name.
+_WITH_TERM = ("flexkd", "projector", "cka", "prada")
+
 _CONSISTENT = {"name": "isomer_consistency"}
 
 PRESETS: dict[str, dict[str, dict[str, Any]]] = {
@@ -31,11 +35,16 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
     "iga": {"objective": {"name": "ce"}, "alignment": {"name": "iga"}},
     **{name: {"objective": {"name": "ce"}, "alignment": {"name": name}} for name in _ALIGNED},
     "random_mask": {"objective": {"name": "ce"}, "alignment": {"name": "iga", "control": "random"}},
+    "label_multitask": {"objective": {"name": "label_multitask"}, "alignment": {"name": "erm_pooled"}},
     "seq_kd": {"objective": {"name": "ce"}, "alignment": {"name": "erm_pooled"}},
     **{name: {"objective": {"name": name}, "alignment": {"name": "erm_pooled"}} for name in _DISTILLED},
     "uniform_mask": {"objective": {"name": "ce"}, "alignment": {"name": "iga", "control": "uniform"}},
     "isomer_consistency": {"objective": {"name": "ce"}, "alignment": {"name": "erm"}, "term": _CONSISTENT},
     "iga_consistency": {"objective": {"name": "ce"}, "alignment": {"name": "iga"}, "term": _CONSISTENT},
+    **{
+        name: {"objective": {"name": "ce"}, "alignment": {"name": "erm_pooled"}, "term": {"name": name}}
+        for name in _WITH_TERM
+    },
 }
 
 T = TypeVar("T")
@@ -46,7 +55,7 @@ def fill_slots(
     objective: Mapping[str, Any] | None,
     alignment: Mapping[str, Any] | None,
     term: Mapping[str, Any] | None = None,
-) -> tuple[Objective, Alignment, IsomerConsistency | None, dict[str, dict[str, Any]]]:
+) -> tuple[Objective, Alignment, Term | None, dict[str, dict[str, Any]]]:
     """The parts of a preset; a slot given with a name replaces the preset's, one without adds options to it.
 
     Returns:
@@ -70,6 +79,18 @@ def fill_slots(
         _build("term", slots["term"], TERMS) if slots["term"] else None,
         {slot: options for slot, options in slots.items() if options},
     )
+
+
+def fill_guard(guard: Mapping[str, Any] | None) -> tuple[Guard, str]:
+    """The guard of a slot, ``none`` where it is empty, and its name.
+
+    Raises:
+        UserError: the slot has no name, a name or option is unknown, or a value is refused.
+    """
+    slot = {"name": "none"} if guard is None else dict(guard)
+    if "name" not in slot:
+        raise UserError(f"The slot guard has options and no name: {slot}. Names: {', '.join(GUARDS)}.")
+    return _build("guard", slot, GUARDS), slot["name"]
 
 
 def _build(slot: str, options: dict[str, Any], known: Mapping[str, Callable[..., T]]) -> T:

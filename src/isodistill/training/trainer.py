@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import functools
 import time
-from collections.abc import Iterable, Mapping
 from contextlib import ExitStack
-from itertools import pairwise
+from itertools import islice, pairwise
 from pathlib import Path
 from typing import Any, cast
 
@@ -19,11 +18,6 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallba
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
 from isodistill.data.collate import collate
-from isodistill.data.encode import Encoded, encode_rows
-from isodistill.data.files import Refusal
-from isodistill.data.load import load_rows
-from isodistill.data.rows import Row
-from isodistill.data.sampler import IsomerSetSampler
 from isodistill.errors import UserError
 from isodistill.models.load import add_lora
 from isodistill.models.lora import DomainGradients, half_bounds, lora_layers, row_bounds
@@ -32,13 +26,19 @@ from isodistill.training.callbacks import MetricsFile, QuietProgress, SamplerEpo
 from isodistill.training.checkpoint import newest_checkpoint
 from isodistill.training.config import DistillConfig
 from isodistill.training.forward import Student, open_student, token_counts, trained_tokens
+from isodistill.training.guarding import Guarding
 from isodistill.training.interrupt import StopOnSignal
 from isodistill.training.needs import takes_segments
+from isodistill.training.preparation import Preparation
+from isodistill.training.readers import Readers
 from isodistill.training.replay import StepReplay
 from isodistill.training.resumable import ResumableTrainer
-from isodistill.training.slots import fill_slots
-from isodistill.training.teaching import LiveTeacher, TeacherModel, teacher_obstacles
-from isodistill.training.terms import StepTerm, term_obstacles
+from isodistill.training.rows import AnyRows, encode_dataset, open_sampler
+from isodistill.training.slots import fill_guard, fill_slots
+from isodistill.training.teaching import TeacherModel, open_teacher, teacher_obstacles
+from isodistill.training.terms import open_term
+from isodistill.training.weighted import write_weighted_traces
+from isodistill.validity import Scorer
 
 __all__ = ["DEFAULT_LORA", "DistillTrainer"]
 
@@ -66,10 +66,12 @@ class DistillTrainer(ResumableTrainer):
         eval_dataset: likewise; ``evaluate`` reports the mean over batches of their mean token loss.
         processing_class: the tokenizer.
         peft_config: LoRA settings for a model that is not wrapped yet; default: r 16, alpha 32, all linear layers.
-        teacher_model: for objectives that ask a teacher at every step: a frozen causal LM, or ``self``, the student's
-            base with its adapter switched off.
+        teacher_model: for objectives and terms that ask a teacher at every step: a frozen causal LM; ``self``, the
+            student's base with its adapter switched off; or, for objectives, a ``LogitCache`` that holds the rows.
         teacher_processing_class: the teacher's tokenizer, to be compared with the student's.
         callbacks: as in transformers; they may read, not change the update.
+        scorer: scores proposed steps of VCRD in place of the one that ``steps.scorer`` describes.
+        target_dataset: for ``prada``: rows of another domain, of which only the prompts are read.
 
     Attributes:
         refused: training rows that were not used, each with its reason.
@@ -82,13 +84,15 @@ class DistillTrainer(ResumableTrainer):
         self,
         model: PreTrainedModel | PeftModel,
         args: DistillConfig,
-        train_dataset: Iterable[Row | Mapping[str, Any]],
+        train_dataset: AnyRows,
         processing_class: PreTrainedTokenizerBase,
-        eval_dataset: Iterable[Row | Mapping[str, Any]] | None = None,
+        eval_dataset: AnyRows | None = None,
         peft_config: LoraConfig | None = None,
         teacher_model: TeacherModel | None = None,
         callbacks: list[TrainerCallback] | None = None,
         teacher_processing_class: PreTrainedTokenizerBase | None = None,
+        scorer: Scorer | None = None,
+        target_dataset: AnyRows | None = None,
     ) -> None:
         if not isinstance(model, PeftModel):
             model = add_lora(model, peft_config or LoraConfig(task_type="CAUSAL_LM", **DEFAULT_LORA), args.seed)
@@ -96,18 +100,24 @@ class DistillTrainer(ResumableTrainer):
             raise UserError("The model carries an adapter already; leave peft_config out, or pass the bare model.")
         slots = (args.objective, args.alignment, args.term)
         self.objective, self.alignment, term, self.preset = fill_slots(args.method, *slots)
-        self.refused: list[Refusal] = []
-        encoded = self._encode(train_dataset, args, processing_class, "train")
+        self.term = open_term(self, term, model, target_dataset, args, processing_class)
+        told = (args, processing_class, self.objective, self.term.prompted)
+        encoded, self.rows, self.refused = encode_dataset(train_dataset, *told, "train")
         self.domains = args.domains or sorted({e.domain for e in encoded})
-        longest = max(len(e.input_ids) for e in encoded)
-        who = (args.method, processing_class, teacher_processing_class, longest)
-        obstacles = teacher_obstacles(self.objective, teacher_model, model, *who)
-        obstacles += term_obstacles(term, self.alignment, args, encoded, model)
-        self.term = StepTerm(term, len(self.domains), args.world_size)
-        self.segmented = takes_segments(model, args, self.alignment, self.domains, obstacles)
+        who = (args.method, processing_class, teacher_processing_class, encoded, scorer)
+        guard, guard_name = fill_guard(args.guard)
+        features = term is not None and term.needs_teacher
+        obstacles = teacher_obstacles(self.objective, teacher_model, model, *who, features=features)
+        obstacles += self.term.obstacles(self.alignment, encoded, model, teacher_model)
+        obstacles += guard.obstacles(model, self.alignment)
+        segmented = takes_segments(model, args, self.alignment, self.domains, obstacles, self.objective)
+        self.segmented = segmented and not self.term.more_rows
         args.per_device_train_batch_size = args.sets_per_batch * len(self.domains)
         collator = functools.partial(collate, domains=self.domains, pad_id=processing_class.pad_token_id)
-        evaluated = None if eval_dataset is None else self._encode(eval_dataset, args, processing_class, "valid")
+        evaluated = None
+        if eval_dataset is not None:
+            evaluated, _, refused = encode_dataset(eval_dataset, *told, "valid")
+            self.refused += refused
         super().__init__(
             model=model,
             args=args,
@@ -118,63 +128,35 @@ class DistillTrainer(ResumableTrainer):
             callbacks=callbacks,
         )
         self.loss_is_scaled_for_ga = True
-        self.teacher: LiveTeacher | None = None
-        if teacher_model is not None:
-            self.teacher = LiveTeacher(teacher_model, self.model, args.compute_dtype, args.device)
+        self.guarding = Guarding(self, guard, guard_name, args.guard_state)
+        asked = self.objective.needs_teacher or features
+        self.teacher = open_teacher(teacher_model, self.model, asked, args.compute_dtype, args.device)
+        self.readers = Readers(
+            self.model, processing_class, teacher_model, teacher_processing_class, args.compute_dtype
+        )
+        self.scorer = scorer
+        self._add_callbacks()
+        self._extra: dict[str, float] = {}
+        self._skips = self._logged_step = self._turn = 0
+        self._step_done = False
+        self._engine: ExitStack | None = None
+
+    def _add_callbacks(self) -> None:
         self.add_callback(SamplerEpoch(self))
         for shown in (PrinterCallback, ProgressCallback):
             self.remove_callback(shown)
-        if not args.disable_tqdm:
+        if not self.args.disable_tqdm:
             self.add_callback(QuietProgress)
-        self.add_callback(MetricsFile(Path(args.output_dir) / "metrics.jsonl"))
-        self._extra: dict[str, float] = {}
-        self._skips = 0
-        self._step_done = False
-        self._logged_step = 0
-        self._turn = 0
-        self._engine: ExitStack | None = None
+        self.add_callback(MetricsFile(Path(self.args.output_dir) / "metrics.jsonl"))
 
     # ---- rows in ----
 
-    def _encode(
-        self,
-        rows: Iterable[Row | Mapping[str, Any]],
-        args: DistillConfig,
-        tokenizer: PreTrainedTokenizerBase,
-        split: str,
-    ) -> list[Encoded]:
-        refused_to = Path(args.output_dir) / "refused" / f"{split}.jsonl" if args.process_index == 0 else None
-        listed = list(rows)
-        if not listed or not isinstance(listed[0], Row):
-            loaded = load_rows(cast(Any, listed), max_refused=args.max_refused, refused_to=refused_to)
-            listed, self.refused = cast("list[Row | Mapping[str, Any]]", loaded.rows), self.refused + loaded.refused
-        typed = cast("list[Row]", listed)
-        if args.domains is not None:
-            typed = [row for row in typed if row.domain in args.domains]
-        encoded, refused = encode_rows(typed, tokenizer, args.max_length, args.max_refused, refused_to)
-        self.refused += refused
-        return encoded
-
     def get_train_dataloader(self) -> DataLoader[Any]:
         """Micro-batches of whole isomer sets."""
-        sampler = IsomerSetSampler(
-            [e.set_id for e in self.train_dataset],
-            [e.domain for e in self.train_dataset],
-            domains=self.domains,
-            sets_per_batch=self.args.sets_per_batch,
-            seed=self.args.data_seed if self.args.data_seed is not None else self.args.seed,
-            missing_domain=self.args.missing_domain,
-            domain_groups=self.args.world_size if self.args.split_ranks_by == "domains" else 1,
-        )
-        if len(sampler) < self.args.world_size:
-            raise UserError(
-                f"{self.args.world_size} processes need a batch each, but the training rows make {len(sampler)} "
-                f"batches of {self.args.sets_per_batch} sets. Start fewer processes, or lower sets_per_batch."
-            )
-        self.sampler = sampler
+        self.sampler = open_sampler(self.train_dataset, self.domains, self.args)
         loader = DataLoader(
             cast(Any, self.train_dataset),
-            batch_sampler=sampler,
+            batch_sampler=self.sampler,
             collate_fn=self.data_collator,
             pin_memory=self.args.dataloader_pin_memory,
         )
@@ -196,6 +178,7 @@ class DistillTrainer(ResumableTrainer):
             resume_from_checkpoint = str(found)
         with StopOnSignal(self) as stop, ExitStack() as self._engine:
             result = super().train(resume_from_checkpoint=resume_from_checkpoint or None, **kwargs)
+            write_weighted_traces(self)
         if stop.asked and self.state.global_step < self.state.max_steps:
             raise KeyboardInterrupt(
                 f"Stopped after step {self.state.global_step} of {self.state.max_steps}; the checkpoint is in "
@@ -219,6 +202,7 @@ class DistillTrainer(ResumableTrainer):
         """The optimizer of the arguments, with the alignment called around its step."""
         if self.optimizer is None:
             optimizer: torch.optim.Optimizer = super().create_optimizer(model)
+            self.term.group(optimizer)
             optimizer.register_step_pre_hook(lambda opt, args, kwargs: self._before_step(opt))
             optimizer.register_step_post_hook(lambda opt, args, kwargs: self._after_step(opt))
         return cast(torch.optim.Optimizer, self.optimizer)
@@ -228,6 +212,7 @@ class DistillTrainer(ResumableTrainer):
         layers = lora_layers(self.model)
         adaptive = not isinstance(self.optimizer, torch.optim.SGD)
         self.alignment.setup(layers=layers, total_steps=max_steps, adaptive=adaptive, seed=self.args.seed)
+        self.term.setup(max_steps)
         prepared = super()._prepare_for_training(max_steps, train_dataloader, resume_from_checkpoint)
         self._logged_step, self._logged_tokens = self.state.global_step, self.state.num_input_tokens_seen
         self._logged_time = time.perf_counter()
@@ -238,8 +223,10 @@ class DistillTrainer(ResumableTrainer):
         assert self._engine is not None
         for name in ("student", "replay"):  # they hold packed copies of the weights
             self._engine.callback(self.__dict__.pop, name, None)
-        self.student = open_student(self.model, self.gradients, self.args, self.segmented, self._engine)
+        how = (self.args, self.segmented, self._engine, self.term.layers(1))
+        self.student = open_student(self.model, self.gradients, *how)
         self.replay = StepReplay(self)
+        self.preparation = Preparation(self, self.scorer)
         return prepared
 
     def _get_num_items_in_batch(self, batch_samples: list[Any], device: torch.device) -> Tensor:
@@ -257,10 +244,13 @@ class DistillTrainer(ResumableTrainer):
 
     def get_batch_samples(self, epoch_iterator: Any, num_batches: int, device: torch.device) -> tuple[list[Any], Any]:
         """The micro-batches of the next optimizer step and its trained tokens, shown to what sees them again."""
-        batches, counts = super().get_batch_samples(epoch_iterator, num_batches, device)
-        if batches:
-            self.replay.begin(batches, counts)
-            self.term.begin(batches, counts)
+        batches = list(islice(epoch_iterator, num_batches))
+        if not batches:
+            return [], None
+        batches = self.preparation(batches)
+        self._record(self.preparation.take_metrics())
+        counts = self._get_num_items_in_batch(batches, device)
+        self.replay.begin(batches, counts)
         return batches, counts
 
     def training_step(self, model: nn.Module, inputs: dict[str, Tensor], num_items_in_batch: Any = None) -> Tensor:
@@ -280,7 +270,7 @@ class DistillTrainer(ResumableTrainer):
         self.gradients.losses += sums[1] / counts.clamp(min=1)
         if self.accelerator.sync_gradients:
             self._align(present)
-            self._record(self.objective.take_metrics() | self.term.take_metrics())
+            self._record(self.objective.take_metrics() | self.term.step())
             self._step_done = True
         # What is reported is the mean of the domain means, whatever the alignment optimises.
         for domain, value in zip(self.domains, means.tolist(), strict=True):
@@ -317,7 +307,8 @@ class DistillTrainer(ResumableTrainer):
             student, extra = self.replay.forward(inputs, positions)
             teacher = None if self.teacher is None else self.teacher(inputs, positions)
             losses, token_weights = self.objective.token_losses(student, tokens, teacher)
-            raised = self.term(student, tokens, positions, inputs)
+            raised = self.term(student, tokens, positions, inputs, teacher)
+            losses = losses + self.guarding.token_losses(inputs, positions, tokens, student)
         loss = (losses * weights.to(losses)[tokens.domains] * token_weights).sum() + extra
         (loss + (weights * raised).sum()).backward()
         sums = torch.stack([torch.zeros_like(weights), raised.detach().to(weights)])
@@ -343,7 +334,7 @@ class DistillTrainer(ResumableTrainer):
         else:
             self._skips = 0
             rows = present if self.alignment.needs_domain_gradients else torch.ones(1, dtype=torch.bool)
-            metrics = self.alignment.update(self.gradients, rows)
+            metrics = self.alignment.update(self.gradients, rows) | self.guarding.after_backward()
             self._record(agreed(metrics, self.args, self.state.global_step + 1))
 
     def _skip(self, trouble: str) -> None:
@@ -363,7 +354,8 @@ class DistillTrainer(ResumableTrainer):
 
     def _after_step(self, optimizer: torch.optim.Optimizer) -> None:
         if not self._skips:
-            self._record(agreed(self.alignment.after_step(optimizer), self.args, self.state.global_step + 1))
+            metrics = self.alignment.after_step(optimizer) | self.guarding.guard.after_step()
+            self._record(agreed(metrics, self.args, self.state.global_step + 1))
 
     # ---- logs ----
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from isodistill.continual.measures import average_accuracy, backward_transfer, forgetting, forward_transfer
+from isodistill.evaluation.transfer import average_accuracy, backward_transfer, forgetting, forward_transfer
 
 R = [[0.9, 0.3, 0.2], [0.7, 0.8, 0.4], [0.8, 0.6, 0.9]]
 

@@ -1,0 +1,80 @@
+"""What a stage leaves to the guard of the next one: safetensors and JSON, refused under another student or guard."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from isodistill.errors import UserError
+
+__all__ = ["FILES", "fingerprint", "read_guard_state", "write_guard_state"]
+
+FILES = ("state.safetensors", "state.json")
+"""What the next stage depends on."""
+
+
+def fingerprint(model: nn.Module) -> dict[str, str]:
+    """Digests of the student: ``base`` of what no adapter can change, ``adapter`` of the trainable tensors.
+
+    Sums of the bits as whole numbers, so neither the number of threads nor the device changes them.
+    """
+    digests = {"base": hashlib.sha256(), "adapter": hashlib.sha256()}
+    for name, p in model.named_parameters():
+        if "base_layer" not in name:  # adapted weights: earlier adapters may have been added to them
+            bits = p.detach().contiguous().view(torch.int32 if p.element_size() == 4 else torch.int16)
+            digests["adapter" if p.requires_grad else "base"].update(
+                json.dumps([name, list(p.shape), int(bits.sum(dtype=torch.int64))]).encode()
+            )
+    return {part: digest.hexdigest() for part, digest in digests.items()}
+
+
+def write_guard_state(folder: Path, tensors: dict[str, Tensor], about: dict[str, Any]) -> None:
+    """Write a state whole or not at all: the JSON file last, without which the folder is not read."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / FILES[1]).unlink(missing_ok=True)
+    save_file({name: value.contiguous().cpu() for name, value in tensors.items()}, folder / FILES[0])
+    unfinished = folder / f"{FILES[1]}.part"
+    unfinished.write_text(json.dumps(about, indent=1, allow_nan=False), encoding="utf-8")
+    unfinished.replace(folder / FILES[1])
+
+
+def read_guard_state(folder: Path, guard: str, model: nn.Module, *, fresh_adapter: bool) -> dict[str, Tensor]:
+    """The tensors that the last stage left.
+
+    Args:
+        folder: of the state.
+        guard: name of the guard that asks.
+        model: the student as it stands before the stage.
+        fresh_adapter: the adapter is a new one, so only the model below it is compared.
+
+    Raises:
+        UserError: no state, a damaged one, or one of another guard or student.
+    """
+    try:
+        about = json.loads((folder / FILES[1]).read_text(encoding="utf-8"))
+        tensors: dict[str, Tensor] = load_file(folder / FILES[0])
+        known, name = about["student"], about["guard"]
+    except FileNotFoundError:
+        raise UserError(f"{folder} holds no guard state; the stage before this one writes it when it ends.") from None
+    except (OSError, SafetensorError, ValueError, KeyError, TypeError) as error:
+        raise UserError(
+            f"The guard state {folder} is damaged: {error}. Delete the folder of that stage and run the recipe again."
+        ) from error
+    if name != guard:
+        raise UserError(f"The guard state {folder} was written by the guard {name}, and this stage has {guard}.")
+    now = fingerprint(model)
+    for part in ("base",) if fresh_adapter else ("base", "adapter"):
+        if now[part] != known[part]:
+            what = "model" if part == "base" else "adapter"
+            raise UserError(
+                f"The guard state {folder} belongs to another {what} than the one given: go on from the student that "
+                "was saved with that state."
+            )
+    return tensors

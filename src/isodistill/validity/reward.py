@@ -1,0 +1,94 @@
+"""Validity by a process reward model: any token or sequence classifier of transformers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+
+from isodistill.errors import UserError
+from isodistill.validity.base import Action
+from isodistill.validity.identity import fingerprint
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+__all__ = ["ProcessRewardModel", "load_reward_model"]
+
+
+class ProcessRewardModel:
+    """v = probability of the positive class, read after problem, prefix and step.
+
+    A token classifier is read at its last token, ``marker`` (``<extra_0>`` of Qwen2.5-Math-PRM); a sequence classifier
+    as a whole. One output is a logit of its own (sigmoid), several are a softmax.
+
+    Args:
+        model: a classifier with ``logits`` (N, classes) or (N, T, classes).
+        tokenizer: its tokenizer.
+        positive: class of valid steps; -1 is the last.
+        marker: text after the step.
+        batch_size: steps scored side by side.
+    """
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        *,
+        positive: int = -1,
+        marker: str = "",
+        batch_size: int = 16,
+    ) -> None:
+        self._model, self._tokenizer = model.eval(), tokenizer
+        self._positive, self._marker, self._batch_size = positive, marker, batch_size
+        self.name = f"reward/{positive}/{marker}/{fingerprint(model)}"
+
+    def score(self, actions: Sequence[Action]) -> list[float]:
+        """See ``Scorer``."""
+        scores: list[float] = []
+        for start in range(0, len(actions), self._batch_size):
+            scores += self._batch(actions[start : start + self._batch_size])
+        return scores
+
+    @torch.no_grad()
+    def _batch(self, actions: Sequence[Action]) -> list[float]:
+        ids = [self._tokenizer(self._text(action), verbose=False)["input_ids"] for action in actions]
+        context = int(getattr(self._model.config, "max_position_embeddings", None) or 2**31)
+        if max(map(len, ids)) > context:
+            raise ValueError(f"a text of {max(map(len, ids))} tokens is longer than the reward model reads ({context})")
+        width = max(map(len, ids))
+        pad = self._tokenizer.pad_token_id or 0
+        device = next(self._model.parameters()).device
+        padded = torch.tensor([own + [pad] * (width - len(own)) for own in ids], device=device)
+        mask = torch.tensor([[int(t < len(own)) for t in range(width)] for own in ids], device=device)
+        logits = self._model(input_ids=padded, attention_mask=mask).logits.float()
+        if logits.dim() == 3:
+            logits = logits[torch.arange(len(ids)), [len(own) - 1 for own in ids]]
+        if logits.shape[1] == 1:
+            return [float(v) for v in torch.sigmoid(logits[:, 0])]
+        return [float(v) for v in torch.softmax(logits, 1)[:, self._positive]]
+
+    def _text(self, action: Action) -> str:
+        prompt = action.row.prompt
+        asked = prompt if isinstance(prompt, str) else "\n".join(message["content"] for message in prompt)
+        return f"{asked}\n{action.prefix}{action.step.rstrip()}{self._marker}"
+
+
+def load_reward_model(source: str, kind: Literal["token", "sequence"], **options: Any) -> ProcessRewardModel:
+    """A classifier from a folder or hub id.
+
+    Raises:
+        UserError: it cannot be loaded.
+    """
+    from transformers import AutoModelForSequenceClassification, AutoModelForTokenClassification, AutoTokenizer
+
+    known = {"token": AutoModelForTokenClassification, "sequence": AutoModelForSequenceClassification}
+    if kind not in known:
+        raise UserError(f"steps.scorer.kind is {kind!r}; choose token or sequence.")
+    try:
+        model = known[kind].from_pretrained(source, trust_remote_code=False)
+        tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
+    except (OSError, ValueError) as error:
+        raise UserError(f"The process reward model {source!r} could not be loaded: {error}") from error
+    return ProcessRewardModel(model, tokenizer, **options)

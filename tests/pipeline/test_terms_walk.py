@@ -1,0 +1,117 @@
+"""Terms on the whole way: recipe, training, a student with a soft prompt that answers, and what is done again."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from isodistill.data.load import write_rows
+from isodistill.errors import UserError
+from isodistill.isomers import generate_sets
+from isodistill.pipeline import run_recipe
+from isodistill.recipe import load_recipe
+
+from .conftest import COMMAND, recipe_of
+
+
+@pytest.fixture
+def target(tmp_path: Path) -> Path:
+    """Questions of a domain that the small recipe does not have."""
+    path = tmp_path / "target.jsonl"
+    write_rows(path, generate_sets(n_sets=6, seed=500, families=["rates"], domains=["cooking"], difficulty=[1]))
+    return path
+
+
+def prada(target: Path | None, **options: Any) -> Any:
+    term = {"name": "prada", "n_virt": 3, "prompt_learning_rate": 0.05} | options
+    return recipe_of(method="prada", baseline="erm_pooled", target=None if target is None else str(target), term=term)
+
+
+def test_prada_walks_the_whole_way(target: Path, tmp_path: Path, steps_done: list[str]) -> None:
+    folder = tmp_path / "run"
+    run_recipe(prada(target), folder, COMMAND)
+    assert {p.name for p in (folder / "student").iterdir()} >= {"prompt", "adapter_model.safetensors"}
+    assert not (folder / "baseline" / "student" / "prompt").exists()
+    assert (folder / "prada" / "classifier.safetensors").is_file()
+    assert json.loads((folder / "results.json").read_text())["method"] == "prada"
+    written = yaml.safe_load((folder / "recipe.yaml").read_text())
+    assert written["term"]["lam"] == 1.0
+    assert load_recipe(folder / "recipe.yaml").term == written["term"]
+    steps_done.clear()
+    run_recipe(prada(target), folder, COMMAND)
+    assert steps_done == []
+    write_rows(target, generate_sets(n_sets=5, seed=501, families=["rates"], domains=["cooking"], difficulty=[1]))
+    run_recipe(prada(target), folder, COMMAND)
+    assert {"train", "evaluate-after"} <= set(steps_done)
+
+
+def test_the_prompt_is_part_of_the_student_that_answers(tmp_path: Path) -> None:
+    """The adapter is the identity; answers differ from those before training by the prompt alone."""
+    folder = tmp_path / "run"
+    run_recipe(prada(None, lam=0.0, adapt="prompt"), folder, COMMAND)
+    lines = [json.loads(line) for line in (folder / "predictions.jsonl").read_text().splitlines()]
+    texts: dict[str, list[str]] = {"before": [], "after": []}
+    for line in lines:
+        texts[line["stage"]].append(line["output"])
+    assert texts["before"] != texts["after"]
+    server = recipe_of(
+        method="prada", baseline=None, term={"name": "prada", "lam": 0.0, "n_virt": 3},
+        evaluate={"backend": "openai", "base_url": "http://localhost:1/v1", "model": "m", "before": False},
+    )  # fmt: skip
+    with pytest.raises(UserError, match="soft prompt, which no server"):
+        run_recipe(server, folder, COMMAND)
+
+
+def test_full_training_is_what_answers(target: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    run_recipe(prada(target, adapt="full", n_virt=2), folder, COMMAND)
+    assert (folder / "student" / "model" / "model.safetensors").is_file()
+
+
+def test_questions_that_are_tested_are_told_and_a_target_without_rows_is_refused(
+    target: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "run"
+    run_recipe(prada(target), folder, COMMAND)
+    assert "are test problems, too" not in capsys.readouterr().out
+    write_rows(target, load_all(folder / "problems" / "ood.jsonl"))
+    run_recipe(prada(target), folder, COMMAND)
+    assert "questions of the target are test problems, too" in capsys.readouterr().out
+    with pytest.raises(UserError, match="needs questions of a target"):
+        run_recipe(prada(None), folder, COMMAND)
+    target.write_text("")
+    with pytest.raises(UserError, match="no rows"):
+        run_recipe(prada(target), folder, COMMAND)
+
+
+def load_all(path: Path) -> list[Any]:
+    from isodistill.data.load import load_rows
+
+    return load_rows(path).rows
+
+
+def test_flexkd_walks_with_a_wider_teacher_from_a_folder(
+    student_folder: Path, tmp_path: Path, tiny_model: LlamaForCausalLM, tokenizer: Any
+) -> None:
+    teacher = tmp_path / "teacher"
+    torch.manual_seed(3)
+    config = tiny_model.config.to_dict() | {"hidden_size": 48, "head_dim": 12}
+    LlamaForCausalLM(LlamaConfig(**config)).save_pretrained(teacher)
+    tokenizer.save_pretrained(teacher)
+    folder = tmp_path / "run"
+    recipe = recipe_of(
+        student=str(student_folder), teacher=str(teacher), method="flexkd", baseline="erm_pooled",
+        term={"name": "flexkd", "b": 2.0, "examples": 8},
+    )  # fmt: skip
+    run_recipe(recipe, folder, COMMAND)
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    assert "flexkd/r_0" in lines[0]
+    assert len(list((folder / "flexkd").glob("scores-*.safetensors"))) == 1
+    with pytest.raises(UserError, match="set teacher"):
+        run_recipe(recipe_of(student=str(student_folder), method="flexkd"), tmp_path / "other", COMMAND)

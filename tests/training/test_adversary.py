@@ -1,0 +1,241 @@
+"""PRADA inside training: lam 0 is P-Tuning, accumulation, garbage, resume, what is saved, and what is refused."""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from peft import PeftModel, PromptEncoderConfig, get_peft_model
+from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM, LlamaForCausalLM, TrainerCallback
+
+from isodistill import DistillTrainer
+from isodistill.data.rows import Row
+from isodistill.errors import UserError
+
+N = 4
+
+
+def target_rows(n: int = 7, domain: str = "cooking") -> list[Row]:
+    return [
+        Row(id=f"t{i}", prompt=f"In {domain}, {i} cooks bake {i + 2} cakes. How many?", domain=domain) for i in range(n)
+    ]
+
+
+@pytest.fixture
+def prada(make_trainer: Any) -> Callable[..., DistillTrainer]:
+    """Trainers with PRADA's options, and target questions."""
+
+    def make(options: dict[str, Any] | None = None, target: Any = None, **settings: Any) -> DistillTrainer:
+        term = {"name": "prada", "n_virt": N, "width": 8, "dropout": 0.0, "learning_rate": 1e-2} | (options or {})
+        common = {"method": "prada", "term": term, "max_steps": 2, "max_grad_norm": 1e9}
+        given = {"target_dataset": target_rows() if target is None else target}
+        trainer: DistillTrainer = make_trainer(**common | given | settings)
+        return trainer
+
+    return make
+
+
+def gradients(trainer: DistillTrainer) -> list[dict[str, torch.Tensor]]:
+    """Of every step: what the optimizer gets, and the classifier's."""
+    seen: list[dict[str, torch.Tensor]] = []
+
+    def grab(optimizer: Any, args: Any, kwargs: Any) -> None:
+        mine = {n: p.grad.detach().clone() for n, p in trainer.model.named_parameters() if p.requires_grad}
+        if seen_by_classifier:
+            mine |= {f"D/{i}": grad for i, grad in enumerate(seen_by_classifier.pop())}
+        seen.append(mine)
+
+    seen_by_classifier: list[list[torch.Tensor]] = []
+    step = trainer.term.term.step
+
+    def watch() -> None:
+        learner = trainer.term.term.learner
+        seen_by_classifier.append([p.grad.detach().clone() for p in learner.module.parameters() if p.grad is not None])
+        step()
+
+    trainer.term.term.step = watch  # type: ignore[method-assign]
+    trainer.create_optimizer().register_step_pre_hook(grab)
+    trainer.train()
+    return seen
+
+
+def close(found: list[dict[str, torch.Tensor]], expected: list[dict[str, torch.Tensor]]) -> None:
+    for a, b in zip(found, expected, strict=True):
+        assert set(a) == set(b)
+        for name, value in b.items():
+            torch.testing.assert_close(a[name], value, rtol=1e-3, atol=1e-5)
+
+
+def trained(trainer: DistillTrainer) -> dict[str, torch.Tensor]:
+    return {n: p.detach().clone() for n, p in trainer.model.named_parameters() if p.requires_grad}
+
+
+def test_lam_0_with_the_prompt_alone_is_pefts_p_tuning(
+    prada: Callable[..., DistillTrainer], tiny_model: LlamaForCausalLM
+) -> None:
+    """Five steps against peft's own prompt encoder, transformers' own loss and a loop of our own."""
+    options = {"lam": 0.0, "adapt": "prompt", "prompt_learning_rate": 1e-3}
+    settings = {"max_steps": 5, "optim": "sgd", "lr_scheduler_type": "constant", "warmup_steps": 0, "sets_per_batch": 8}
+    trainer = prada(options, start_away_from_zero=False, **settings)
+    encoder = trainer.term.encoder
+    config = PromptEncoderConfig(
+        task_type="CAUSAL_LM", num_virtual_tokens=N, token_dim=32, num_transformer_submodules=1,
+        num_attention_heads=4, num_layers=2, encoder_hidden_size=32,
+    )  # fmt: skip
+    theirs = get_peft_model(copy.deepcopy(tiny_model), config)
+    theirs.prompt_encoder["default"].load_state_dict(encoder.state_dict())
+    optimizer = torch.optim.SGD([p for p in theirs.parameters() if p.requires_grad], lr=1e-3)
+    batch = trainer.data_collator(trainer.train_dataset)  # one batch holds all rows, in some order
+    ids, mask, labels = (batch[name][:, N:] for name in ("input_ids", "attention_mask", "labels"))
+    for _ in range(5):
+        optimizer.zero_grad()
+        theirs(input_ids=ids, attention_mask=mask, labels=labels).loss.backward()
+        optimizer.step()
+    trainer.train()
+    assert set(trained(trainer)) == {n for n, _ in trainer.model.named_parameters() if ".encoder." in n}
+    for name, value in theirs.prompt_encoder["default"].state_dict().items():
+        torch.testing.assert_close(encoder.state_dict()[name], value, rtol=1e-5, atol=1e-7)
+
+
+def test_lam_0_without_prompt_is_sft_bit_for_bit(prada: Callable[..., DistillTrainer], make_trainer: Any) -> None:
+    plain = make_trainer(method="erm_pooled", max_steps=3, max_grad_norm=1e9)
+    plain.train()
+    neutral = prada({"lam": 0.0, "adapt": "lora"}, max_steps=3)
+    neutral.train()
+    assert all(torch.equal(trained(neutral)[n], value) for n, value in trained(plain).items())
+
+
+@pytest.mark.parametrize("adapt", ["prompt+lora", "prompt", "lora", "full"])
+def test_what_is_trained(prada: Callable[..., DistillTrainer], adapt: str) -> None:
+    trainer = prada({"adapt": adapt, "schedule": "constant"})
+    start = {n: p.detach().clone() for n, p in trainer.model.named_parameters()}
+    trainer.train()
+    moved = {n for n, p in trainer.model.named_parameters() if not torch.equal(p, start[n])}
+    kinds = {"prompt" if ".encoder." in n else "lora" if "lora_" in n else "base" for n in moved}
+    expected = {"prompt+lora": {"prompt", "lora"}, "prompt": {"prompt"}, "lora": {"lora"}, "full": {"prompt", "base"}}
+    assert kinds == expected[adapt]
+
+
+def test_accumulation_changes_neither_loss(prada: Callable[..., DistillTrainer]) -> None:
+    options = {"schedule": "constant"}
+    whole = gradients(prada(options, sets_per_batch=8))
+    for n in (2, 8):
+        close(gradients(prada(options, sets_per_batch=8 // n, gradient_accumulation_steps=n)), whole)
+    assert any(name.startswith("D/") for name in whole[0])
+
+
+def test_the_adversary_reads_questions_alone(
+    prada: Callable[..., DistillTrainer], rows: list[Row], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Other answers change the task's loss; the classifier's gradient stays, and so it does under more padding."""
+    options = {"schedule": "constant"}
+    of = lambda found: {n: v for n, v in found[0].items() if n.startswith("D/")}  # noqa: E731
+    expected = gradients(prada(options, sets_per_batch=8, max_steps=1))
+    others = [replace(row, completion=row.completion[::-1]) for row in rows]
+    garbage = gradients(prada(options, sets_per_batch=8, max_steps=1, rows=others))
+    close([of(garbage)], [of(expected)])
+    from isodistill.training import trainer as module
+
+    plain = module.collate
+
+    def padded(encoded: Any, domains: Any, pad_id: int) -> Any:
+        batch = plain(encoded, domains, pad_id)
+        for name, value in (("input_ids", 7), ("attention_mask", 0), ("labels", -100)):
+            batch[name] = torch.nn.functional.pad(batch[name], (0, 6), value=value)
+        return batch
+
+    monkeypatch.setattr(module, "collate", padded)
+    close(gradients(prada(options, sets_per_batch=8, max_steps=1)), expected)
+
+
+@pytest.mark.parametrize("adapt", ["prompt+lora", "full"])
+def test_resume_is_bit_exact(prada: Callable[..., DistillTrainer], tmp_path: Path, adapt: str) -> None:
+    class Stop(TrainerCallback):
+        def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> Any:
+            control.should_training_stop = state.global_step == 3
+            return control
+
+    options = {"adapt": adapt, "dropout": 0.1}
+    whole = prada(options, max_steps=5, save_steps=3, output_dir=str(tmp_path / "whole"))
+    whole.train()
+    first = prada(options, max_steps=5, save_steps=3)
+    first.add_callback(Stop())
+    first.train()
+    second = prada(options, max_steps=5, save_steps=3)
+    second.train(resume_from_checkpoint=True)
+    assert all(torch.equal(trained(second)[n], value) for n, value in trained(whole).items())
+    D = [dict(t.term.term.learner.module.state_dict()) for t in (whole, second)]
+    assert all(torch.equal(D[1][n], value) for n, value in D[0].items())
+
+
+def test_the_saved_student_holds_prompt_and_adapter_and_no_classifier(
+    prada: Callable[..., DistillTrainer], tmp_path: Path, tiny_model: LlamaForCausalLM
+) -> None:
+    trainer = prada({"adapt": "prompt"}, start_away_from_zero=False)
+    trainer.train()
+    trainer.save_model(str(tmp_path / "student"))
+    names = set(load_file(tmp_path / "student" / "adapter_model.safetensors"))
+    assert all("lora_" in name for name in names)
+    assert set(load_file(tmp_path / "student" / "prompt" / "adapter_model.safetensors")) == {"prompt_embeddings"}
+    assert set(load_file(tmp_path / "run" / "prada" / "classifier.safetensors")) >= {"0.weight", "6.bias"}
+    theirs = PeftModel.from_pretrained(copy.deepcopy(tiny_model), tmp_path / "student" / "prompt").eval()
+    ids = torch.tensor([[7, 8, 9]])
+    virtual = torch.arange(N) + tiny_model.config.vocab_size
+    trainer.model.eval()
+    with torch.no_grad():
+        ours = trainer.model(input_ids=torch.cat([virtual[None], ids], 1)).logits
+        torch.testing.assert_close(theirs(input_ids=ids).logits, ours, rtol=1e-4, atol=1e-5)
+
+
+def test_a_student_trained_in_full_is_saved_in_full(prada: Callable[..., DistillTrainer], tmp_path: Path) -> None:
+    trainer = prada({"adapt": "full"})
+    trainer.train()
+    trainer.save_model(str(tmp_path / "student"))
+    loaded = AutoModelForCausalLM.from_pretrained(tmp_path / "student" / "model").eval()
+    ids = torch.tensor([[7, 8, 9]])
+    trainer.model.eval()
+    with torch.no_grad(), trainer.model.disable_adapter():
+        torch.testing.assert_close(loaded(ids).logits, trainer.model(input_ids=ids).logits, rtol=1e-4, atol=1e-5)
+
+
+def test_metrics_and_domains(prada: Callable[..., DistillTrainer], tmp_path: Path) -> None:
+    trainer = prada(target=[*target_rows(3, "cooking"), *target_rows(3, "sports")])
+    trainer.train()
+    assert trainer.term.domains == ["law", "mathematics", "medicine", "cooking", "sports"]
+    lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert {"prada/domain_accuracy", "prada/domain_loss", "prada/lam"} <= set(lines[1])
+    assert [line["prada/lam"] for line in lines[:2]] == pytest.approx([0.0, 0.98661], abs=1e-4)
+
+
+@pytest.mark.parametrize("control", ["frozen", "shuffled", "source"])
+def test_controls_train(prada: Callable[..., DistillTrainer], control: str) -> None:
+    trainer = prada({"control": control, "schedule": "constant"})
+    trainer.train()
+    assert trainer.state.global_step == 2
+
+
+def test_what_is_refused(prada: Callable[..., DistillTrainer], rows: list[Row], tiny_model: LlamaForCausalLM) -> None:
+    with pytest.raises(UserError, match="needs questions of a target"):
+        prada(target=[])
+    same = [replace(row, completion=None, domain="cooking", set_id=None) for row in rows]
+    with pytest.raises(UserError, match="is one of the source"):
+        prada(target=same).train()
+    one = [replace(row, domain=None, set_id=None) for row in rows]
+    target = [replace(row, domain="source") for row in target_rows()]
+    with pytest.raises(UserError, match="are one domain"):
+        prada(rows=one, target=target).train()
+    with pytest.raises(UserError, match=r"Set train.max_length to|n_virt lower"):
+        prada({"n_virt": 500})
+    with pytest.raises(UserError, match="question of the target cannot be asked"):
+        prada(target=[replace(target_rows(1)[0], prompt="many words " * 400)])
+    with pytest.raises(UserError, match="belongs to none of them"):
+        prada(method="iga", alignment={"name": "iga"})
+    with pytest.raises(UserError, match="penalty of its own"):
+        prada(alignment={"name": "coral"})

@@ -1,0 +1,76 @@
+"""A scorer that raises, hangs, or returns no number; and scores that are asked for once."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from isodistill.data.rows import Row
+from isodistill.errors import UserError
+from isodistill.validity import Action, Scoring
+
+
+def actions(*steps: str) -> list[Action]:
+    return [Action(Row(id="a", prompt="?"), "", step, "", ends=False) for step in steps]
+
+
+class Scripted:
+    """Scores a number as it is; ``raise`` and ``hang`` as they say."""
+
+    name = "scripted"
+
+    def __init__(self) -> None:
+        self.seen: list[str] = []
+
+    def score(self, actions: Sequence[Action]) -> list[float]:
+        self.seen += [a.step for a in actions]
+        if any(a.step == "raise" for a in actions):
+            raise RuntimeError("no")
+        if any(a.step == "hang" for a in actions):
+            threading.Event().wait(60)
+        return [float(a.step) for a in actions][: None if "short" not in self.seen else -1]
+
+
+def test_failures_cost_no_other_step_its_score(tmp_path: Path) -> None:
+    scoring = Scoring(Scripted(), tmp_path, limit=0.05)
+    assert scoring(actions("0.5", "raise", "1", "nan", "1.5", "-0.1")) == [0.5, None, 1.0, None, None, None]
+    assert scoring(actions("0", "hang", "0.25")) == [0.0, None, 0.25]
+    assert (scoring.asked, scoring.failed) == (9, 5)
+    assert "RuntimeError: no" in scoring.first_failure
+
+
+def test_too_many_failures_stop_with_the_first_reason(tmp_path: Path) -> None:
+    scoring = Scoring(Scripted(), tmp_path, max_failed=0.2)
+    good = [str(n / 100) for n in range(16)]
+    scoring(actions(*good, "nan", "2", "3", "4"))  # a fifth is allowed
+    with pytest.raises(UserError, match=r"5 of 21 steps.*max_failed = 0.2.*a score of nan"):
+        scoring(actions("5"))
+
+
+def test_scores_are_asked_for_once_and_failures_again(tmp_path: Path) -> None:
+    first = Scripted()
+    Scoring(first, tmp_path)(actions("0.5", "nan"))
+    again = Scripted()
+    scoring = Scoring(again, tmp_path, rank=1)
+    assert scoring(actions("0.5", "nan", "0.5")) == [0.5, None, 0.5]
+    assert again.seen == ["nan"]
+    again.name = "another"
+    assert Scoring(again, tmp_path)(actions("0.5")) == [0.5]
+    assert again.seen == ["nan", "0.5"]
+
+
+def test_a_cut_line_is_taken_out_and_a_damaged_one_told(tmp_path: Path) -> None:
+    scripted = Scripted()
+    Scoring(scripted, tmp_path)(actions("0.5", "0.25"))
+    file = tmp_path / "scores-0.jsonl"
+    file.write_bytes(file.read_bytes()[:-5])
+    assert Scoring(scripted, tmp_path)(actions("0.5", "0.25")) == [0.5, 0.25]
+    assert scripted.seen == ["0.5", "0.25", "0.25"]
+    assert Scoring(scripted, tmp_path)(actions("0.5", "0.25")) == [0.5, 0.25]
+    assert len(scripted.seen) == 3
+    file.write_text("{\n")
+    with pytest.raises(UserError, match="damaged"):
+        Scoring(scripted, tmp_path)
