@@ -118,9 +118,9 @@ def test_statistics_of_the_step_do_not_depend_on_the_split(taught: Callable[...,
 
 def test_a_micro_batch_counts_by_its_tokens(taught: Callable[..., Any]) -> None:
     """The projector's loss is a mean over tokens, so accumulation may not change its gradient."""
-    terms = [{"name": "projector", "b": 2.0}]
-    whole = gradient(taught(method="projector", terms=terms, sets_per_batch=8))
-    close(gradient(taught(method="projector", terms=terms, sets_per_batch=2, gradient_accumulation_steps=4)), whole)
+    term = {"name": "projector", "b": 2.0}
+    whole = gradient(taught(method="projector", term=term, sets_per_batch=8))
+    close(gradient(taught(method="projector", term=term, sets_per_batch=2, gradient_accumulation_steps=4)), whole)
 
 
 @pytest.mark.parametrize("stats", ["micro", "step"])
