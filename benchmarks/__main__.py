@@ -1,4 +1,4 @@
-"""``python -m benchmarks [--quick]``: every benchmark, and their ratios in ``benchmarks/results.json``."""
+"""``python -m benchmarks [--quick]``: every benchmark but that of teachers; ratios in ``benchmarks/results.json``."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ import json
 import sys
 from pathlib import Path
 
-from benchmarks import audit, evaluation, floor, generate, iga, methods, plot, training, vcrd
+from benchmarks import audit, evaluation, floor, generate, guards, iga, methods, plot, training, vcrd
 
-RATIOS = (training, iga, methods, vcrd, floor, generate, audit)
+RATIOS = (training, iga, methods, vcrd, guards, floor, generate, audit)
 
 
 def main() -> None:

@@ -82,10 +82,6 @@ def run(quick: bool) -> dict[str, float]:
     if TRL_DEFAULTS in found:
         ratios["sft_vs_trl_default"] = found[TRL_DEFAULTS] / sft
     del contenders
-    # 32 rows of 4 domains, then 2, 4, 8 and 16 domains with 32 rows in all: about 4,096 tokens.
-    large = {f"{method}, K = 4": ours(student, isomer_rows(8), method, 8) for method in ("erm_pooled", "iga")}
-    found = _in_turns(large, repeats)
-    ratios["iga_f_vs_sft_4096"] = found["iga, K = 4"] / found["erm_pooled, K = 4"]
     return ratios | _flat_in_k(student, repeats)
 
 

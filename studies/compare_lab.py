@@ -21,7 +21,7 @@ from typing import Any
 
 import torch
 
-from isodistill.data.files import read_log, write_lines
+from isodistill.data.files import read_log, write_between_marks, write_lines
 from isodistill.evaluation import mean_sd
 from isodistill.evaluation.statistics import MIN_SEEDS, paired_interval
 
@@ -91,7 +91,7 @@ def main() -> None:
     records = collect(lab, read_log(log))
     write_records(given.results / "compare.json", records, SETTING)
     page = given.results / "compare.md"
-    write_lines(page, with_tables(page.read_text(encoding="utf-8"), tables(records)).splitlines())
+    write_between_marks(page, BEGIN, END, tables(records))
 
 
 def lab_study() -> ModuleType:
@@ -209,13 +209,6 @@ def tables(records: list[Run]) -> str:
                 cells += [difference_cell(found[method, metric], rival) for metric in metrics]
                 lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
-
-
-def with_tables(page: str, text: str) -> str:
-    """The page with what stands between its marks replaced."""
-    before, _, rest = page.partition(BEGIN)
-    _, _, after = rest.partition(END)
-    return f"{before}{BEGIN}\n\n{text}\n\n{END}{after}"
 
 
 def mean_cell(record: Run) -> str:

@@ -25,7 +25,7 @@ from typing import Any
 
 import torch
 
-from isodistill.data.files import append_log, read_log, write_lines
+from isodistill.data.files import append_log, read_log, write_between_marks
 from isodistill.evaluation import mean_sd
 from isodistill.evaluation.selection import Choice, Setting, choose
 from isodistill.evaluation.statistics import MIN_SEEDS, paired_interval
@@ -72,7 +72,7 @@ def main() -> None:
     records = collect(study, read_log(log))
     study.write_records(given.results / "compare.json", records, "selected by")
     page = given.results / "compare.md"
-    write_lines(page, with_tables(page.read_text(encoding="utf-8"), tables(study, records)).splitlines())
+    write_between_marks(page, BEGIN, END, tables(study, records))
 
 
 def compare_study() -> ModuleType:
@@ -245,13 +245,6 @@ def tables(study: ModuleType, records: list[Run]) -> str:
             cells += [study.mean_cell(found[method, metric]) for metric in METRICS[1:]]
             lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines).strip() or "No seed is finished yet; the same command goes on."
-
-
-def with_tables(page: str, text: str) -> str:
-    """The page with what stands between its marks replaced."""
-    before, _, rest = page.partition(BEGIN)
-    _, _, after = rest.partition(END)
-    return f"{before}{BEGIN}\n\n{text}\n\n{END}{after}"
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from isodistill.data.files import write_lines
+from isodistill.data.files import write_between_marks, write_lines
 from isodistill.evaluation.statistics import mean_sd, paired_interval
 
 __all__ = ["report"]
@@ -33,10 +33,7 @@ def report(runs: list[dict[str, Any]]) -> None:
     head = "| task | d_S / d_T | method | seeds | result | minus projector | r on test rows | overlap with top |"
     tables = [head, "| --- | --- | --- | ---: | ---: | ---: | ---: | ---: |", *lines, "", *_teachers(teachers)]
     tables += ["", *_costs([run for run in students if run["share"] == 4])]
-    page = RESULTS / "flexkd.md"
-    before, _, rest = page.read_text(encoding="utf-8").partition(BEGIN)
-    text = "\n".join(tables)
-    write_lines(page, f"{before}{BEGIN}\n\n{text}\n\n{END}{rest.partition(END)[2]}".splitlines())
+    write_between_marks(RESULTS / "flexkd.md", BEGIN, END, "\n".join(tables))
 
 
 def _record(found: dict[tuple[str, int], dict[str, Any]], method: str, task: str, share: int) -> dict[str, Any]:

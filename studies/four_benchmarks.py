@@ -26,7 +26,7 @@ from typing import Any
 import torch
 
 from isodistill.benchmarks import BENCHMARKS, trivial_records, write_benchmark
-from isodistill.data.files import append_log, read_log, write_lines
+from isodistill.data.files import append_log, read_log, write_between_marks, write_lines
 from isodistill.data.rows import Row
 from isodistill.evaluation import PredictionLog, Record, compare_seeds, mean_sd, split_results
 from isodistill.evaluation.statistics import MIN_SEEDS, paired_interval
@@ -223,7 +223,7 @@ def write_results_of(results: Path) -> None:
     known = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else []
     others = [record for record in known if not record["setting"].startswith(SETTING)]
     write_lines(path, [json.dumps([*others, *records], indent=1, allow_nan=False)])
-    write_lines(page, with_tables(page.read_text(encoding="utf-8"), tables(records, runs)).splitlines())
+    write_between_marks(page, BEGIN, END, tables(records, runs))
 
 
 def collect(runs: Sequence[Run]) -> list[Run]:
@@ -373,13 +373,6 @@ def _shape(title: str, runs: Sequence[Run]) -> str:
     train = next(r["train"] for r in runs if r["kind"] == "run" and r["benchmark"] == title and r["method"] == "erm")
     told = ", ".join(f"{n} {split}" for split, n in counts.items())
     return f"Items: {told}. Tokens of a training: {train['tokens']}."
-
-
-def with_tables(page: str, text: str) -> str:
-    """The page with what stands between its marks replaced."""
-    before, _, rest = page.partition(BEGIN)
-    _, _, after = rest.partition(END)
-    return f"{before}{BEGIN}\n\n{text}\n\n{END}{after}"
 
 
 def _mean(record: Run | None) -> str:

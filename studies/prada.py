@@ -28,7 +28,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerBase
 from isodistill import DistillConfig, DistillTrainer
 from isodistill.data.collate import collate
 from isodistill.data.encode import Encoded, encode_rows
-from isodistill.data.files import append_log, read_log, write_lines
+from isodistill.data.files import append_log, read_log, write_between_marks, write_lines
 from isodistill.data.rows import NO_DOMAIN, Row
 from isodistill.evaluation.statistics import mean_sd, paired_interval
 from isodistill.models.tiny import make_tiny_student
@@ -197,10 +197,8 @@ def report(runs: list[dict[str, Any]]) -> None:
             lines.append(f"| {pair[0]} | {pair[1]} | {method} | {len(seeds)} | {' | '.join(cells)} |")
     write_lines(RESULTS / "prada.json", [json.dumps(records, indent=1, allow_nan=False)])
     head = "| source | target | method | seeds | target, log-likelihood | source, log-likelihood | domain probe |"
-    page = RESULTS / "prada.md"
-    before, _, rest = page.read_text(encoding="utf-8").partition(BEGIN)
     text = "\n".join([head, "| --- | --- | --- | ---: | ---: | ---: | ---: |", *lines])
-    write_lines(page, f"{before}{BEGIN}\n\n{text}\n\n{END}{rest.partition(END)[2]}".splitlines())
+    write_between_marks(RESULTS / "prada.md", BEGIN, END, text)
 
 
 if __name__ == "__main__":

@@ -29,7 +29,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel
 
 from isodistill import DistillConfig, DistillTrainer
 from isodistill.data.encode import encode_prompt, encode_rows
-from isodistill.data.files import append_log, read_log, write_lines
+from isodistill.data.files import append_log, read_log, write_between_marks, write_lines
 from isodistill.data.rows import Row
 from isodistill.evaluation import mean_sd, verify
 from isodistill.evaluation.generate import generate, merged_copy
@@ -258,9 +258,7 @@ def report(runs: list[Run]) -> None:
     """``vcrd.json`` and the tables of the page."""
     records = [record for steps in SETTINGS for record in _records(steps, [r for r in runs if r["steps"] == steps])]
     write_lines(RESULTS / "vcrd.json", [json.dumps(records, indent=1, allow_nan=False)])
-    page = RESULTS / "vcrd.md"
-    before, _, rest = page.read_text(encoding="utf-8").partition(BEGIN)
-    write_lines(page, f"{before}{BEGIN}\n\n{tables(records, runs)}\n\n{END}{rest.partition(END)[2]}".splitlines())
+    write_between_marks(RESULTS / "vcrd.md", BEGIN, END, tables(records, runs))
 
 
 def _records(steps: int, runs: list[Run]) -> list[Run]:

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from isodistill.benchmarks import BENCHMARKS, trivial_scores
-from isodistill.data.files import read_log
+from isodistill.data.files import between_marks, read_log
 
 ROOT = Path(__file__).resolve().parents[2]
 TITLE = f"{BENCHMARKS['contexthub'].title}, 40 steps"
@@ -136,4 +136,4 @@ def test_the_published_tables_are_those_of_the_published_lines(study: ModuleType
     published = json.loads((results / "compare.json").read_text(encoding="utf-8"))
     assert [record for record in published if record["setting"].startswith(study.SETTING)] == records
     page = (results / "compare.md").read_text(encoding="utf-8")
-    assert study.with_tables(page, study.tables(records, runs)) == page
+    assert between_marks(page, study.BEGIN, study.END, study.tables(records, runs)) == page

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from isodistill.data.files import read_log
+from isodistill.data.files import between_marks, read_log
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -80,7 +80,7 @@ def test_the_published_tables_are_those_of_the_published_runs(study: ModuleType)
     written = json.loads((results / "compare.json").read_text(encoding="utf-8"))
     assert [record for record in written if record["setting"] == study.SETTING] == records
     page = (results / "compare.md").read_text(encoding="utf-8")
-    assert study.with_tables(page, study.tables(records)) == page
+    assert between_marks(page, study.BEGIN, study.END, study.tables(records)) == page
 
 
 def searched(method: str, draw: int, seed: int, valid: float, ood: float, without: int = -1) -> dict[str, Any]:
@@ -137,4 +137,4 @@ def test_the_published_choices_are_those_of_the_published_runs(search: ModuleTyp
     written = json.loads((results / "compare.json").read_text(encoding="utf-8"))
     assert [record for record in written if record["setting"].startswith("selected by")] == records
     page = (results / "compare.md").read_text(encoding="utf-8")
-    assert search.with_tables(page, search.tables(study, records)) == page
+    assert between_marks(page, search.BEGIN, search.END, search.tables(study, records)) == page
