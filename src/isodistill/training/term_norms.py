@@ -3,7 +3,7 @@
     ce_norm = | d/dtheta lam_ce mean CE |        kd_norm = | d/dtheta lam_kd mean w temp^2 D |
 
 over all trained tokens of the optimizer step, whatever the alignment makes of them. A divergence whose pull is a
-hundredth of the other's teaches nothing. Cost: two forwards and backwards of one step in fifty.
+hundredth of the other's teaches next to nothing. Cost: two forwards and backwards of one step in fifty.
 """
 
 from __future__ import annotations
