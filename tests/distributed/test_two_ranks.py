@@ -35,9 +35,18 @@ def make_inputs(folder: Path, tokenizer: PreTrainedTokenizerFast, domains: tuple
     tokenizer.save_pretrained(folder / "tokenizer")
 
 
-def losses(folder: Path, name: str) -> list[tuple[int, float]]:
+def logged(folder: Path, name: str) -> list[dict[str, float]]:
     lines = [json.loads(line) for line in (folder / name / "metrics.jsonl").read_text().splitlines()]
-    return [(line["step"], line["loss"]) for line in lines if "loss" in line]
+    return [line for line in lines if "loss" in line]
+
+
+def losses(folder: Path, name: str) -> list[tuple[int, float]]:
+    return [(line["step"], line["loss"]) for line in logged(folder, name)]
+
+
+def seen_by_the_objective(line: dict[str, float]) -> dict[str, float]:
+    """Its telemetry: histograms, shares and counts."""
+    return {name: value for name, value in line.items() if name.startswith(("objective/", "validity/"))}
 
 
 @pytest.mark.parametrize(
@@ -79,8 +88,12 @@ def test_two_ranks_equal_one(tmp_path: Path, tokenizer: PreTrainedTokenizerFast,
         torch.testing.assert_close(first[name], value, rtol=1e-3, atol=2e-5)
     assert sorted(p.name for p in (tmp_path / "both" / "checkpoints").iterdir()) == ["checkpoint-2", "checkpoint-4"]
     assert [step for step, _ in losses(tmp_path, "both")] == [1, 2, 3, 4]
-    for (_, both), (_, one) in zip(losses(tmp_path, "both"), losses(tmp_path, "alone"), strict=True):
-        assert both == pytest.approx(one, rel=1e-4)
+    for both, one in zip(logged(tmp_path, "both"), logged(tmp_path, "alone"), strict=True):
+        assert both["loss"] == pytest.approx(one["loss"], rel=1e-4)
+        found, expected = seen_by_the_objective(both), seen_by_the_objective(one)
+        assert found.keys() == expected.keys()
+        assert found == pytest.approx(expected, rel=1e-3, abs=1e-4)
+        assert bool(expected) == (method["method"] == "vcrd")
 
 
 @pytest.mark.parametrize("processes", [2, 4])

@@ -21,7 +21,7 @@ from isodistill.data.collate import collate
 from isodistill.errors import UserError
 from isodistill.models.load import add_lora
 from isodistill.models.lora import DomainGradients, half_bounds, lora_layers, row_bounds
-from isodistill.training.agreement import agreed
+from isodistill.training.agreement import agreed, over_processes
 from isodistill.training.callbacks import MetricsFile, QuietProgress, SamplerEpoch, finite_or_blame
 from isodistill.training.checkpoint import newest_checkpoint
 from isodistill.training.config import DistillConfig
@@ -270,7 +270,8 @@ class DistillTrainer(ResumableTrainer):
         self.gradients.losses += sums[1] / counts.clamp(min=1)
         if self.accelerator.sync_gradients:
             self._align(present)
-            self._record(self.objective.take_metrics() | self.term.step())
+            everywhere = functools.partial(over_processes, args=self.args)
+            self._record(self.objective.take_metrics(everywhere) | self.term.step())
             self._step_done = True
         # What is reported is the mean of the domain means, whatever the alignment optimises.
         for domain, value in zip(self.domains, means.tolist(), strict=True):
