@@ -1,20 +1,30 @@
 """Which training pairs of a contrastive model helped, and which harmed."""
 
 from isodistill.influence.ecif import DualEncoder, Influence, segment
+from isodistill.influence.fisher import EigenFactors, Factors, ProjectedFisher
 from isodistill.influence.heads import Fit, ProjectionHeads, Suspicion, change_norms, fit_heads, suspect
-from isodistill.influence.solvers import SOLVERS, Solution, solve
+from isodistill.influence.segments import BatchRecorder, Segment, read_segments, write_segments
+from isodistill.influence.solvers import SOLVERS, Solution, solve, solve_by_factors
 
 __all__ = [
     "SOLVERS",
+    "BatchRecorder",
     "DualEncoder",
+    "EigenFactors",
+    "Factors",
     "Fit",
     "Influence",
+    "ProjectedFisher",
     "ProjectionHeads",
+    "Segment",
     "Solution",
     "Suspicion",
     "change_norms",
     "fit_heads",
+    "read_segments",
     "segment",
     "solve",
+    "solve_by_factors",
     "suspect",
+    "write_segments",
 ]
