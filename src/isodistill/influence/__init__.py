@@ -1,5 +1,6 @@
 """Which training pairs of a contrastive model helped, and which harmed."""
 
+from isodistill.influence.baselines import PlainScores, plain_scores, positive_part, tracin, trak
 from isodistill.influence.ecif import DualEncoder, Influence, segment
 from isodistill.influence.fisher import EigenFactors, Factors, ProjectedFisher
 from isodistill.influence.heads import Fit, ProjectionHeads, Suspicion, change_norms, fit_heads, suspect
@@ -14,6 +15,7 @@ __all__ = [
     "Factors",
     "Fit",
     "Influence",
+    "PlainScores",
     "ProjectedFisher",
     "ProjectionHeads",
     "Segment",
@@ -21,10 +23,14 @@ __all__ = [
     "Suspicion",
     "change_norms",
     "fit_heads",
+    "plain_scores",
+    "positive_part",
     "read_segments",
     "segment",
     "solve",
     "solve_by_factors",
     "suspect",
+    "tracin",
+    "trak",
     "write_segments",
 ]
