@@ -13,6 +13,7 @@ from isodistill.numerics.contrastive import (
     contrastive_loss,
     loss_curvature,
     removal_gain,
+    sampled_logit_gradient,
 )
 
 SIDES = ["both", "a_to_b", "b_to_a"]
@@ -98,6 +99,15 @@ def test_the_curvature_is_the_hessian_in_the_logits(sides: str) -> None:
     S, dS = logits(4, 1), logits(4, 1, seed=3)
     hessian = torch.autograd.functional.hessian(lambda x: loss_of(x, sides), S)
     assert torch.allclose(loss_curvature(S, dS, sides), torch.einsum("ijkl,kl->ij", hessian, dS), atol=1e-10)
+
+
+@pytest.mark.parametrize("sides", SIDES)
+def test_gradients_with_drawn_answers_have_mean_0_and_the_hessian_as_covariance(sides: str) -> None:
+    S, generator = logits(3, 1) / 2, torch.Generator().manual_seed(5)
+    hessian = torch.autograd.functional.hessian(lambda x: loss_of(x, sides), S).reshape(12, 12)
+    draws = torch.stack([sampled_logit_gradient(S, generator, sides).reshape(-1) for _ in range(4000)])
+    assert draws.mean(0).abs().max() < 0.05
+    assert torch.allclose(draws.T @ draws / len(draws), hessian, atol=0.05)
 
 
 def test_shapes_modes_and_sides_that_mean_nothing_are_refused() -> None:

@@ -9,7 +9,8 @@ ours to the public notes; whether the paper itself has them is not known to us.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from copy import deepcopy
 from fnmatch import fnmatchcase
 from typing import Any, Literal, Protocol
 
@@ -17,7 +18,8 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call, grad, jvp, vjp
 
-from isodistill.influence.solvers import Solution, solve
+from isodistill.influence.fisher import FACTORS, Factors
+from isodistill.influence.solvers import Solution, solve, solve_by_factors
 from isodistill.numerics import require_finite
 from isodistill.numerics.contrastive import (
     Mode,
@@ -26,6 +28,7 @@ from isodistill.numerics.contrastive import (
     contrastive_loss,
     loss_curvature,
     removal_gain,
+    sampled_logit_gradient,
 )
 
 __all__ = ["DualEncoder", "Influence", "segment"]
@@ -139,16 +142,16 @@ class Influence:
         return self.logits(theta, _take(self.a, batch), _take(self.b, batch))
 
     def query_loss(self, theta: Tensor, a: Items, b: Items) -> Tensor:
-        """L(D'; theta) of held-out pairs as one batch, without the L2 term."""
+        """L(D'; theta) of held-out pairs as one batch, without the L2 term; b may be longer by further choices."""
         return contrastive_loss(self.logits(theta, a, b), self.sides)
 
     def query_gradient(self, a: Items, b: Items) -> Tensor:
-        """grad L(D'), (P,).
+        """grad L(D'), (P,); one a with all choices in b, the right one first, is the query of a single prediction.
 
         Raises:
-            ValueError: for fewer than two pairs, whose loss is 0 whatever theta is.
+            ValueError: if there is no a, or fewer than two b: the loss is 0 whatever theta is.
         """
-        if len(a) < 2:
+        if len(a) < 1 or len(b) < 2:
             raise ValueError(f"Queries need at least two pairs, got {len(a)}: a pair alone has no contrast.")
         g: Tensor = grad(lambda theta: self.query_loss(theta, a, b))(self.theta)
         return g
@@ -197,25 +200,94 @@ class Influence:
         result = jvp(lambda theta: self.batch_logits(theta, batch), (self.theta,), (x,))
         return result[0], result[1]
 
-    def inverse_product(self, g: Tensor, solver: str = "ggn_cg", removed: Tensor | None = None, **how: Any) -> Solution:
-        """H^-1 g by ``solve``; ``removed`` takes the Hessian of the remaining pairs."""
-        product = self.gauss_newton_product if solver == "ggn_cg" else self.hessian_product
-        return solve(lambda x: product(x, removed), g, solver, **how)
+    def sampled_gradients(self, n_draws: int, seed: int, removed: Tensor | None = None) -> Iterator[Tensor]:
+        """Draws s (P,) of mean 0 whose outer products sum to the Gauss-Newton, without delta, in expectation.
+
+        For each batch ``n_draws`` times, the gradient of its loss with answers drawn from the model, / sqrt(n_draws).
+        """
+        generator = torch.Generator(self.theta.device).manual_seed(seed)
+        for batch in self._remaining(removed):
+            S, back = vjp(lambda theta, batch=batch: self.batch_logits(theta, batch), self.theta)[:2]
+            for _ in range(n_draws):
+                yield back(sampled_logit_gradient(S, generator, self.sides) / n_draws**0.5)[0]
+
+    def factors(self, solver: str, n_draws: int = 32, seed: int = 0, removed: Tensor | None = None) -> Factors:
+        """The Gauss-Newton as "ekfac" or "projected" factors: fitted once, they invert many right-hand sides.
+
+        Raises:
+            ValueError: for another solver, or parameters longer than 8,192 on a side.
+        """
+        if solver not in FACTORS:
+            raise ValueError(f"factors are one of {', '.join(FACTORS)}; got {solver!r}.")
+        parameters = list(self.named(self.theta).values())
+        return FACTORS[solver](lambda seed: self.sampled_gradients(n_draws, seed, removed), parameters, seed)
+
+    def mean_diagonal(self, seed: int = 0) -> float:
+        """The mean of the diagonal of the Gauss-Newton without delta, from one draw per batch."""
+        return sum(float(s @ s) for s in self.sampled_gradients(1, seed)) / len(self.theta)
+
+    def inverse_product(
+        self,
+        g: Tensor,
+        solver: str | Factors = "ggn_cg",
+        removed: Tensor | None = None,
+        damping: float = 0.0,
+        **how: Any,
+    ) -> Solution:
+        """(H + damping * mean diagonal I)^-1 g; H is the Gauss-Newton but for "exact", "cg" and "lissa".
+
+        Args:
+            g: (P,).
+            solver: a key of ``SOLVERS``, "ekfac", "projected", or factors that are fitted already.
+            removed: (N,) bool: H is that of the remaining pairs.
+            damping: a share; .1 serves where the fit had hardly any weight decay. 0, for delta is in H.
+            how: ``tol`` and ``max_steps`` of ``solve``, or ``n_draws`` and ``seed`` of ``factors``.
+
+        Raises:
+            ValueError: for a negative damping, and those of ``solve`` and ``factors``.
+        """
+        if damping < 0:
+            raise ValueError(f"damping must be 0 or more, got {damping:g}.")
+        lam = damping * self.mean_diagonal() if damping else 0.0
+        hessian = isinstance(solver, str) and solver in ("exact", "cg", "lissa")
+        product = self.hessian_product if hessian else self.gauss_newton_product
+
+        def damped(x: Tensor) -> Tensor:
+            return product(x, removed) + lam * x
+
+        if isinstance(solver, str) and solver not in FACTORS:
+            return solve(damped, g, solver, **how)
+        factors = self.factors(solver, removed=removed, **how) if isinstance(solver, str) else solver
+        return solve_by_factors(damped, g, factors, self.delta + lam)
 
     def change(
         self,
         removed: Tensor,
         mode: Mode = "exact",
-        solver: str = "ggn_cg",
+        solver: str | Factors = "ggn_cg",
         removed_hessian: bool = False,
         **how: Any,
     ) -> Solution:
-        """dtheta(R), the change of theta that removing R would make: theta + dtheta is the edited model.
+        """dtheta(R), the change of theta that removing R would make; ``edited`` makes it.
 
         ``removed_hessian`` takes the Hessian of the remaining pairs: nearer to retraining, one solve per R.
         """
         g = self.removal_gradient(removed, mode)
         return self.inverse_product(g, solver, removed if removed_hessian else None, **how)
+
+    def edited(self, change: Tensor) -> nn.Module:
+        """A copy of the encoder at theta + dtheta, the model edited instead of retrained; ``change`` is (P,)."""
+        encoder = deepcopy(self._logits.encoder)
+        parameters = dict(encoder.named_parameters())
+        with torch.no_grad():
+            for name, value in self.named(self.theta + change).items():
+                parameters[name].copy_(value)
+        return encoder
+
+    def loss_change(self, change: Tensor, a: Items, b: Items) -> float:
+        """IS2 = L(D'; theta + dtheta) - L(D'; theta), not to first order in dtheta as IS is; one removed set a time."""
+        with torch.no_grad():
+            return float(self.query_loss(self.theta + change, a, b) - self.query_loss(self.theta, a, b))
 
     def score_all(self, q: Tensor, mode: Mode = "exact") -> Tensor:
         """IS(n) = <grad[Pos + Neg](n), q> of every training pair, (N,) fp64: one JVP per batch, no gradient per pair.

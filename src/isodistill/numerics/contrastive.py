@@ -18,7 +18,15 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-__all__ = ["Mode", "Sides", "all_removal_derivatives", "contrastive_loss", "loss_curvature", "removal_gain"]
+__all__ = [
+    "Mode",
+    "Sides",
+    "all_removal_derivatives",
+    "contrastive_loss",
+    "loss_curvature",
+    "removal_gain",
+    "sampled_logit_gradient",
+]
 
 Mode = Literal["exact", "first_order"]
 Sides = Literal["both", "a_to_b", "b_to_a"]
@@ -138,4 +146,25 @@ def loss_curvature(S: Tensor, dS: Tensor, sides: Sides = "both") -> Tensor:
     for V, dV, target in zip(_views(S, sides), _views(dS, sides), targets, strict=True):
         P = V.softmax(1)
         target += P * (dV - (P * dV).sum(1, keepdim=True))
+    return result
+
+
+@torch.no_grad()
+def sampled_logit_gradient(S: Tensor, generator: torch.Generator, sides: Sides = "both") -> Tensor:
+    """The gradient in S of the loss with answers drawn from the model, (N, M): P - onehot(j), j ~ P, summed over sides.
+
+    Its mean is 0 and its covariance the Hessian of ``loss_curvature``: diag(P) - P P' for a row, rows are drawn apart.
+
+    Args:
+        S: (N, M).
+        generator: of the draws, on the device of S.
+        sides: the sides of the loss.
+
+    Raises:
+        ValueError: for a wrong shape or sides.
+    """
+    result = torch.zeros_like(S)
+    for V, target in zip(_views(S, sides), _views(result, sides), strict=True):
+        P = V.softmax(1)
+        target += P.scatter_add(1, torch.multinomial(P, 1, generator=generator), -torch.ones_like(P[:, :1]))
     return result
