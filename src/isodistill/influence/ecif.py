@@ -174,7 +174,7 @@ class Influence:
         if not isinstance(temperature, str):
             return temperature
         here = self.named(theta).get(temperature, attrgetter(temperature)(self._logits.encoder))
-        return float((-here).exp())
+        return float((-here.detach()).exp())
 
     def query_loss(self, theta: Tensor, a: Items, b: Items) -> Tensor:
         """L(D'; theta) of held-out pairs as one batch, without the L2 term."""
