@@ -100,8 +100,9 @@ def trak(influence: Influence, a: Items, b: Items, rank: int = 512, seed: int = 
     target = (grad(lambda t: _margins(influence.logits(t, a, b)).sum())(theta) @ R).double()
     K = phi.T @ phi
     K += 0.01 * K.diagonal().mean() * torch.eye(rank).to(K)
-    doubt: Tensor = 1 - plain_scores(influence).confidence / 2
-    return doubt * (phi @ torch.linalg.solve(K, target))
+    doubt = 1 - plain_scores(influence).confidence / 2
+    scores: Tensor = doubt * (phi @ torch.linalg.solve(K, target))
+    return scores
 
 
 def _own_loss(S: Tensor) -> Tensor:
