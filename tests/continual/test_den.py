@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from pathlib import Path
 from typing import Any
@@ -188,5 +189,14 @@ def test_no_rows_and_too_much_growth_are_said() -> None:
     den = learner(ALL, tasks=1, max_units=10, expand=0, select_threshold=-1.0)
     with pytest.raises(ValueError, match=r"hidden layer 0 has 8 units and would get 8 more, above max_units \(10\)"):
         den.learn(*task(1), n_classes=3)
+    # As it was: what it answers, and what it learns next with room enough.
+    other = learner(ALL, tasks=1, max_units=10, expand=0, select_threshold=-1.0)
+    assert len(den.model.heads) == len(den.growth) == 1
+    for roomy in (den, other):
+        roomy.options = dataclasses.replace(roomy.options, max_units=100)
+        roomy.learn(*task(1), n_classes=3)
+    x = task(9)[0]
+    assert torch.equal(den.model(x, 0), other.model(x, 0))
+    assert torch.equal(den.model(x, 1), other.model(x, 1))
     with pytest.raises(ValueError, match="task 0 has no rows"):
         learner(tasks=0).learn(torch.zeros(0, 6), torch.zeros(0).long(), 3)

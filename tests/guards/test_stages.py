@@ -19,6 +19,7 @@ from isodistill import DistillTrainer
 from isodistill.data.collate import collate
 from isodistill.errors import UserError
 from isodistill.guards import GUARDS, node_groups
+from isodistill.training.guard_state import read_guard_state
 
 from .conftest import adapter, finish
 
@@ -266,6 +267,27 @@ def test_the_state_of_another_guard_or_student_is_refused(make_stage: MakeStage)
     (first / "guard" / "state.json").write_text(json.dumps(known))
     with pytest.raises(UserError, match="belongs to another model"):
         make_stage("second", {"name": "l2"}, first)
+
+
+def test_the_state_of_a_student_with_other_adapted_weights_is_refused(make_stage: MakeStage) -> None:
+    first = finish(make_stage("first", {"name": "l2"}))
+    merged = make_stage("second", {"name": "l2"}, first).model
+    merged.get_base_model().model.layers[0].mlp.up_proj.base_layer.weight.data += 0.5
+    with pytest.raises(UserError, match="belongs to another model"):
+        read_guard_state(first / "guard", "l2", merged, fresh_adapter=False)
+    read_guard_state(first / "guard", "l2", merged, fresh_adapter=True)  # there the last adapter was added to them
+
+
+@pytest.mark.parametrize("guard", [*({"name": name} for name in ("l2", "ewc", "si", "o_lora", "replay"))], ids=name_of)
+def test_fish_and_what_adds_to_its_direction_are_refused(make_stage: MakeStage, guard: dict[str, Any]) -> None:
+    with pytest.raises(UserError, match=f"{guard['name']} adds to the direction of the step, and Fish"):
+        make_stage("first", guard, method="fish")
+
+
+def test_pulls_to_the_last_stage_need_its_basis(make_stage: MakeStage) -> None:
+    alignment = {"name": "iga", "space": "tangent", "apply_to": "gradient", "project_back": "retract"}
+    with pytest.raises(UserError, match="retract changes the basis"):
+        make_stage("first", {"name": "ewc"}, method="iga", alignment=alignment, optim="sgd")
 
 
 def test_a_damaged_or_missing_state_is_named(make_stage: MakeStage) -> None:
