@@ -170,7 +170,9 @@ def test_a_grown_network_is_saved_and_loaded(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"threshold": 4.0}, "angles lie in 0 to pi"),
+        ({"threshold": 4.0}, "drifts of metric angular lie in 0 to 3.14"),
+        ({"metric": "cosine", "threshold": 5.0}, "drifts of metric cosine lie in 0 to 2"),
+        ({"threshold": math.nan}, "threshold is nan"),
         ({"mode": "bands", "lower": 2.0}, "lower is 2.0"),
         ({"quantile": 1.5}, "quantile is 1.5"),
         ({"metric": "euclid"}, "metric is 'euclid'"),

@@ -33,8 +33,8 @@ def guard_obstacles(guard: Guard, name: str, model: nn.Module, alignment: Alignm
     found = guard.obstacles(model, alignment)
     if guard.adds_direction and not alignment.steps_on_direction:
         found.append(
-            f"{name} adds to the direction of the step, and {type(alignment).__name__} takes steps of its own, which do "
-            "not see it; choose another alignment, or the guard angular or lwf"
+            f"{name} adds to the direction of the step, and {type(alignment).__name__} takes steps of its own, which "
+            "do not see it; choose another alignment, or the guard angular or lwf"
         )
     if guard.learns_again and isinstance(teacher, LogitCache):
         found.append(
