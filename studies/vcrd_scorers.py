@@ -2,8 +2,7 @@
 
 A reward model is a token classifier on the body of a small language model, as process reward models are made: its
 layers, two more, and a head that tells right sums from wrong ones at their end. The errors that it is trained on are
-drawn at random and know nothing of the teacher's. A judge is asked in words, as any teacher is, and answers with a
-mark.
+drawn at random and know nothing of the teacher's. A judge is asked in words, as any teacher is, and gives a mark.
 """
 
 from __future__ import annotations

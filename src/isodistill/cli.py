@@ -52,6 +52,13 @@ app.add_typer(isomers, name="isomers")
 RecipeArg = Annotated[Path, typer.Argument(help="The recipe, a YAML file.", show_default=False)]
 RunArg = Annotated[Path, typer.Argument(help="A run folder.", show_default=False)]
 SetOption = Annotated[list[str] | None, typer.Option("--set", help="Override a key: --set alignment.tau=3.")]
+EncoderOption = Annotated[
+    str | None,
+    typer.Option(
+        help="Folder or hub id of a text encoder, of CLIP, or open_clip:MODEL@PRETRAINED; "
+        "default all-MiniLM-L6-v2, for images CLIP ViT-B/32, from the hub."
+    ),
+]
 OutOption = Annotated[Path | None, typer.Option("--out", help="Run folder; default runs/NAME of the recipe.")]
 
 
@@ -171,18 +178,19 @@ def report(
 
 @app.command()
 def audit(
-    pairs: Annotated[Path, typer.Argument(help='Rows {"a": text, "b": text, "id"?}.', show_default=False)],
+    pairs: Annotated[Path, typer.Argument(help='Rows {"a": text, "b": text} or {"image": path, "caption": text}.')],
     queries: Annotated[Path, typer.Option(help="Clean pairs that judge them; none may be among them.")],
     out: Annotated[Path, typer.Option("--out", help="Folder to write.")],
-    model: Annotated[
-        str, typer.Option(help="Folder or hub id of a text encoder.")
-    ] = "sentence-transformers/all-MiniLM-L6-v2",
+    model: EncoderOption = None,
     remove: Annotated[float, typer.Option(help="Share of pairs that get keep = false; nothing is deleted.")] = 0.1,
+    explain: Annotated[
+        str | None, typer.Option(help="Id of the query to trace back; default the worst mistake.")
+    ] = None,
 ) -> None:
-    """Rank pairs of texts by how much each harms a contrastive model (ECIF), and write audit.html."""
+    """Rank pairs by how much each harms a contrastive model (ECIF), trace a mistake back, and write audit.html."""
     from isodistill.pipeline import audit_pairs
 
-    _done(audit_pairs(pairs, queries, model, out, _command(), remove))
+    _done(audit_pairs(pairs, queries, model, out, _command(), remove, explain))
 
 
 @app.command()

@@ -3,37 +3,19 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file
 from transformers import PreTrainedTokenizerFast
 
 from isodistill.data.load import write_rows
 from isodistill.data.rows import Row
 
-pytestmark = pytest.mark.distributed
+from .ranks import launch
 
-WORKER = Path(__file__).with_name("worker.py")
-
-
-def launch(folder: Path, name: str, processes: int, **settings: Any) -> list[dict[str, torch.Tensor]]:
-    file = folder / f"{name}.json"
-    file.write_text(json.dumps({"output_dir": str(folder / name), "seed": 3, **settings}))
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"]
-    done = subprocess.run(
-        [*launcher, str(WORKER), str(file)],
-        env=os.environ | {"OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "1"},
-        capture_output=True, text=True, timeout=300, check=False,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr[-3000:]
-    return [load_file(folder / f"weights-{name}-{rank}.safetensors") for rank in range(processes)]
-
+pytestmark = [pytest.mark.distributed, pytest.mark.xdist_group("ranks")]
 
 RULE = {"scorer": {"name": "rule"}, "n_prefix": 2, "max_tokens": 12}
 TARGET = [{"id": f"t{i}", "prompt": f"In sports, add {i} and {2 * i}.", "domain": "sports"} for i in range(7)]

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from torch.nn.functional import cross_entropy
 
-from isodistill.influence import Influence, segment, solve
+from isodistill.influence import Influence, segment
 
 DELTA, TEMPERATURE, N, D = 1.0, 1.0, 40, 3
 
@@ -38,31 +38,55 @@ def plain_loss(W: torch.Tensor, a: torch.Tensor, b: torch.Tensor) -> torch.Tenso
     return cross_entropy(S, target, reduction="sum") + cross_entropy(S.T, target, reduction="sum")
 
 
-def fit(a: torch.Tensor, b: torch.Tensor, batches: list[torch.Tensor]) -> torch.Tensor:
-    """Newton to the minimum; dense Hessian by autograd."""
+class Convex:
+    """The loss over given batches: S is linear in W, so it is a multinomial regression per row and column."""
 
-    def total(w: torch.Tensor) -> torch.Tensor:
-        W = w.view(D, D)
-        return sum(plain_loss(W, a[i], b[i]) for i in batches if len(i)) + DELTA / 2 * w @ w
+    def __init__(self, a: torch.Tensor, b: torch.Tensor, batches: list[torch.Tensor], delta: float) -> None:
+        wide = [(b[i][None, :, :, None] * a[i][:, None, None, :]).reshape(len(i), len(i), D * D) for i in batches]
+        self.problems = [side / TEMPERATURE for F in wide for side in (F, F.transpose(0, 1))]
+        self.delta = delta
 
-    w = torch.zeros(D * D, dtype=torch.float64)
+    def loss(self, w: torch.Tensor) -> torch.Tensor:
+        losses = [((F @ w).logsumexp(1) - (F @ w).diagonal()).sum() for F in self.problems]
+        return torch.stack(losses).sum() + self.delta / 2 * w @ w
+
+    def derivatives(self, w: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        g, H = self.delta * w, self.delta * torch.eye(D * D, dtype=torch.float64)
+        for F in self.problems:
+            P = (F @ w).softmax(1)
+            mean = torch.einsum("kj,kjp->kp", P, F)
+            g = g + (mean - F.diagonal().T).sum(0)
+            H = H + (P.reshape(-1, 1) * F.reshape(-1, D * D)).T @ F.reshape(-1, D * D) - mean.T @ mean
+        return g, H
+
+
+def fit(
+    a: torch.Tensor,
+    b: torch.Tensor,
+    batches: list[torch.Tensor],
+    delta: float = DELTA,
+    start: torch.Tensor | None = None,
+) -> torch.Tensor:
+    """Newton to the minimum."""
+    convex = Convex(a, b, batches, delta)
+    w = torch.zeros(D * D, dtype=torch.float64) if start is None else start.reshape(-1)
     for _ in range(30):
-        g = torch.autograd.functional.jacobian(total, w)
-        if g.norm() < 1e-11:
+        g, H = convex.derivatives(w)
+        if g.norm() < 1e-10:
             break
-        step = torch.linalg.solve(torch.autograd.functional.hessian(total, w), g)
-        while total(w - step) > total(w):
+        step = torch.linalg.solve(H, g)
+        while convex.loss(w - step) > convex.loss(w) + 1e-12:
             step = step / 2
         w = w - step
     assert g.norm() < 1e-9
     return w.view(D, D)
 
 
-def fitted(similarity: str = "dot") -> tuple[Influence, torch.Tensor]:
+def fitted(similarity: str = "dot", delta: float = DELTA) -> tuple[Influence, torch.Tensor]:
     a, b = data()
     batches = segment(N, 20, seed=1)
-    W = fit(a, b, batches)
-    how = {"temperature": TEMPERATURE, "delta": DELTA, "similarity": similarity}
+    W = fit(a, b, batches, delta)
+    how = {"temperature": TEMPERATURE, "delta": delta, "similarity": similarity}
     return Influence(LinearText(W), ["W"], a, b, batches, **how), W
 
 
@@ -74,41 +98,63 @@ def correlation(x: torch.Tensor, y: torch.Tensor) -> float:
     return float(torch.corrcoef(torch.stack([x, y]))[0, 1])
 
 
-def positive_gradient(influence: Influence, W: torch.Tensor, n: int) -> torch.Tensor:
-    """The gradient of the pair's own two terms, as influence functions of single losses have it."""
+def rival_gradients(influence: Influence, W: torch.Tensor, n: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Of the pair's own two terms, as influences of single losses have it; and with the inverse ratio of the notes."""
     w = W.clone().requires_grad_()
     batch = next(batch for batch in influence.segments if n in batch)
     S, row = influence.a[batch] @ w.T @ influence.b[batch].T / TEMPERATURE, batch.tolist().index(n)
     own = -2 * S[row, row] + S[row].logsumexp(0) + S[:, row].logsumexp(0)
-    return torch.autograd.grad(own, w)[0].reshape(-1)
+    others = [k for k in range(len(batch)) if k != row]
+    printed = own + (1 / S.softmax(1)[others, row]).sum() + (1 / S.softmax(0)[row, others]).sum()
+    return tuple(torch.autograd.grad(loss, w, retain_graph=True)[0].reshape(-1) for loss in (own, printed))
 
 
-def test_leave_one_out_against_retraining() -> None:
-    influence, W = fitted()
+@pytest.fixture(scope="module", params=[1.0, 64.0], ids=["weak_decay", "strong_decay"])
+def left_out(request: pytest.FixtureRequest) -> tuple[float, dict[str, float], dict[str, float]]:
+    """delta, and for each way the correlations with retraining: of the change of theta, and of the loss on queries."""
+    influence, W = fitted(delta=request.param)
     query = data(40, seed=9)
     g, before = influence.query_gradient(*query), plain_loss(W, *query)
     losses: list[torch.Tensor] = []
     retrained_moves: list[torch.Tensor] = []
-    moves: dict[str, list[torch.Tensor]] = {name: [] for name in ("positive", "first", "exact", "reduced")}
+    moves: dict[str, list[torch.Tensor]] = {name: [] for name in ("positive", "printed", "first", "exact", "reduced")}
+    H = Convex(influence.a, influence.b, influence.segments, request.param).derivatives(W.reshape(-1))[1]
     for n in range(N):
-        retrained = fit(influence.a, influence.b, [batch[batch != n] for batch in influence.segments])
+        others = [batch[batch != n] for batch in influence.segments]
+        retrained = fit(influence.a, influence.b, others, request.param, start=W)
         losses.append(plain_loss(retrained, *query) - before)
         retrained_moves.append((retrained - W).reshape(-1))
-        moves["positive"].append(influence.inverse_product(positive_gradient(influence, W, n), "exact").q)
-        moves["first"].append(influence.change(only(n), "first_order", "exact").q)
-        moves["exact"].append(influence.change(only(n), "exact", "exact").q)
-        moves["reduced"].append(influence.change(only(n), "exact", "exact", removed_hessian=True).q)
+        own, printed = rival_gradients(influence, W, n)
+        first, exact = (influence.removal_gradient(only(n), mode) for mode in ("first_order", "exact"))
+        for name, gradient in {"positive": own, "printed": printed, "first": first, "exact": exact}.items():
+            moves[name].append(torch.linalg.solve(H, gradient))
+        reduced = Convex(influence.a, influence.b, others, request.param).derivatives(W.reshape(-1))[1]
+        moves["reduced"].append(torch.linalg.solve(reduced, exact))
     truth, true_moves = torch.stack(losses), torch.cat(retrained_moves)
     in_moves = {name: correlation(torch.cat(found), true_moves) for name, found in moves.items()}
     in_loss = {name: correlation(torch.stack(found) @ g, truth) for name, found in moves.items()}
-    theta = influence.theta
-    edited = torch.stack([influence.query_loss(theta + move, *query) - before for move in moves["reduced"]])
-    in_loss["edited"] = correlation(edited, truth)
-    assert in_moves["first"] > 0.8
+    edited = [influence.loss_change(move, *query) for move in moves["reduced"]]
+    in_loss["edited"] = correlation(torch.tensor(edited, dtype=torch.float64), truth)
+    for name, value in in_loss.items():
+        print(f"delta {request.param:g}, {name}: {in_moves.get(name, float('nan')):.3f} theta, {value:.3f} loss")
+    return request.param, in_moves, in_loss
+
+
+def test_leave_one_out_against_retraining(left_out: tuple[float, dict[str, float], dict[str, float]]) -> None:
+    delta, in_moves, in_loss = left_out
+    assert in_moves["first"] > (0.8 if delta < 10 else 0.9)
     assert in_moves["reduced"] >= 0.97
     assert in_loss["edited"] >= 0.97
     assert in_moves["positive"] < in_moves["first"] < in_moves["exact"] < in_moves["reduced"]
     assert in_loss["positive"] < min(in_loss["first"], in_loss["exact"])
+
+
+def test_the_printed_inverse_ratio_does_not_predict_retraining(
+    left_out: tuple[float, dict[str, float], dict[str, float]],
+) -> None:
+    _, in_moves, in_loss = left_out
+    assert in_moves["printed"] < 0.2
+    assert in_loss["printed"] < in_loss["positive"]
 
 
 @pytest.mark.parametrize("mode", ["exact", "first_order"])
@@ -120,27 +166,19 @@ def test_one_pass_scores_every_pair_as_its_own_gradient_does(mode: str, similari
     assert torch.allclose(influence.score_all(q, mode), loop, rtol=1e-8, atol=1e-10)
 
 
-def test_products_and_solvers_agree_with_the_dense_hessian() -> None:
+def test_products_and_changes_agree_with_the_dense_hessian() -> None:
     influence, W = fitted()
-
-    def total(w: torch.Tensor) -> torch.Tensor:
-        batches = influence.segments
-        return sum(plain_loss(w.view(D, D), influence.a[i], influence.b[i]) for i in batches) + DELTA / 2 * w @ w
-
-    H = torch.autograd.functional.hessian(total, W.reshape(-1))
+    H = Convex(influence.a, influence.b, influence.segments, DELTA).derivatives(W.reshape(-1))[1]
     g = influence.query_gradient(*data(10, seed=5))
     assert torch.allclose(influence.hessian_product(g), H @ g)
     assert torch.allclose(influence.gauss_newton_product(g), H @ g)  # S is linear in W
-    expected = torch.linalg.solve(H, g)
-    for solver, steps, tolerance in (
-        ("exact", 1, 1e-10),
-        ("cg", 100, 1e-6),
-        ("ggn_cg", 100, 1e-6),
-        ("lissa", 5000, 1e-2),
-    ):
-        found = influence.inverse_product(g, solver, tol=1e-9, max_steps=steps)
-        assert (found.q - expected).norm() / expected.norm() < tolerance, solver
-        assert found.residual < tolerance
+    expected = torch.linalg.solve(H, influence.removal_gradient(only(4)))
+    assert torch.allclose(influence.change(only(4), solver="exact").q, expected)
+
+    others = [batch[batch != 4] for batch in influence.segments]
+    reduced = Convex(influence.a, influence.b, others, DELTA).derivatives(W.reshape(-1))[1]
+    expected = torch.linalg.solve(reduced, influence.removal_gradient(only(4)))
+    assert torch.allclose(influence.change(only(4), solver="exact", removed_hessian=True).q, expected)
 
 
 def test_planted_mismatches_score_low_and_leaving_them_out_lowers_the_loss_as_predicted() -> None:
@@ -192,17 +230,28 @@ def test_what_cannot_be_scored_is_refused() -> None:
     influence = Influence(encoder, ["W"], a, b, segment(N, 8, 0), **good)
     with pytest.raises(ValueError, match="at least two pairs"):
         influence.query_gradient(a[:0], b[:0])
+    with pytest.raises(ValueError, match="at least two pairs"):
+        influence.query_gradient(a[:1], b[:1])
     influence.a = torch.full_like(a, torch.nan)
     with pytest.raises(FloatingPointError, match="batch 0"):
         influence.score_all(influence.theta)
 
 
-def test_solvers_say_when_they_fail() -> None:
-    g = torch.ones(3, dtype=torch.float64)
-    with pytest.raises(ValueError, match="not positive definite"):
-        solve(lambda x: 0 * x, g, "exact")
-    with pytest.raises(ValueError, match="Curvature"):
-        solve(lambda x: -x, g, "cg")
-    scales = torch.tensor([1.0, 1e3, 1e6], dtype=torch.float64)
-    with pytest.warns(UserWarning, match="residual"):
-        assert solve(lambda x: scales * x, g, "cg", max_steps=1).residual > 1e-2
+def test_a_single_prediction_is_a_query_with_its_choices() -> None:
+    influence, W = fitted()
+    a, choices = data(6, seed=7)
+    w = W.clone().requires_grad_()
+    expected = torch.autograd.grad(cross_entropy(a[:1] @ w.T @ choices.T / TEMPERATURE, torch.tensor([0])), w)[0]
+    assert torch.allclose(influence.query_gradient(a[:1], choices), expected.reshape(-1))
+
+
+def test_an_edited_model_stands_at_theta_plus_its_change_and_the_fitted_one_stays() -> None:
+    influence, W = fitted()
+    query = data(10, seed=8)
+    change = influence.change(only(3), solver="exact").q
+    edited = influence.edited(change)
+    assert isinstance(edited, LinearText)
+    assert torch.equal(edited.W, W + change.view(D, D))
+    assert torch.equal(influence.named(influence.theta)["W"], W)
+    expected = float(plain_loss(edited.W.detach(), *query) - plain_loss(W, *query))
+    assert influence.loss_change(change, *query) == pytest.approx(expected, abs=1e-10)

@@ -211,3 +211,10 @@ def test_a_stage_that_names_a_method_takes_its_slots(tmp_path: Path) -> None:
     methods = {name: (r.method, r.alignment) for name, r in stage_recipes(given).items()}
     assert methods["2-inclusion"] == ("erm", {"name": "erm"})
     assert methods["3-sharing"] == ("iga", None)
+
+
+def test_a_stage_has_its_own_term_or_that_of_its_method() -> None:
+    stages = [STAGES[0], {**STAGES[1], "method": "erm"}, {**STAGES[2], "method": "erm", "term": {"name": "cka"}}]
+    given = staged(stages, method="isomer_consistency", term={"name": "isomer_consistency", "states": 2.0})
+    terms = [stage.term for stage in stage_recipes(given).values()]
+    assert terms == [given.term, None, {"name": "cka"}]

@@ -1,4 +1,4 @@
-"""Solvers for H q = g from products with a symmetric H: dense Cholesky, conjugate gradients, LiSSA."""
+"""Solvers for H q = g: from products with H (dense Cholesky, conjugate gradients, LiSSA), or from fitted factors."""
 
 from __future__ import annotations
 
@@ -9,14 +9,16 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from isodistill.influence.fisher import Factors
 from isodistill.numerics import require_finite
 
-__all__ = ["SOLVERS", "Solution", "solve"]
+__all__ = ["SOLVERS", "Solution", "solve", "solve_by_factors"]
 
 Product = Callable[[Tensor], Tensor]
 
 _MAX_DENSE = 2000
 _WARN_ABOVE = 1e-2
+_POWER_STEPS = 20
 
 
 @dataclass(frozen=True)
@@ -27,29 +29,36 @@ class Solution:
         q: (P,).
         residual: norm(H q - g) / norm(g); 0 for g = 0.
         steps: products with H that were taken.
+        converged: False if iterations ended at their largest number, for whoever counts these.
     """
 
     q: Tensor
     residual: float
     steps: int
+    converged: bool
 
 
-def _exact(product: Product, g: Tensor, tol: float, max_steps: int) -> tuple[Tensor, int]:
+Found = tuple[Tensor, int, bool]
+"""q, steps, whether the iterations converged."""
+
+
+def _exact(product: Product, g: Tensor, tol: float, max_steps: int) -> Found:
     """Dense H by columns, symmetrised, Cholesky in fp64."""
     if len(g) > _MAX_DENSE:
         raise ValueError(
             f"The exact solver takes up to {_MAX_DENSE} parameters, got {len(g)}: use solver cg or ggn_cg."
         )
     H = torch.stack([product(e) for e in torch.eye(len(g), dtype=g.dtype, device=g.device)]).double()
+    require_finite({"H": H}, where="influence, dense Hessian")
     factor, failed = torch.linalg.cholesky_ex((H + H.T) / 2)
     if failed:
         raise ValueError(
-            "The Hessian is not positive definite: raise delta (the weight decay of the fit), or use ggn_cg."
+            "The Hessian is not positive definite: raise delta (the weight decay of the fit) or damping, or use ggn_cg."
         )
-    return torch.cholesky_solve(g.double()[:, None], factor)[:, 0].to(g.dtype), len(g)
+    return torch.cholesky_solve(g.double()[:, None], factor)[:, 0].to(g.dtype), len(g), True
 
 
-def _cg(product: Product, g: Tensor, tol: float, max_steps: int) -> tuple[Tensor, int]:
+def _cg(product: Product, g: Tensor, tol: float, max_steps: int) -> Found:
     """Conjugate gradients from 0 until norm(r) <= tol norm(g).
 
     Raises:
@@ -60,31 +69,42 @@ def _cg(product: Product, g: Tensor, tol: float, max_steps: int) -> tuple[Tensor
     goal = tol**2 * rr
     for step in range(max_steps):
         if rr <= goal:
-            return x, step
+            return x, step, True
         Hd = product(d)
         curvature = d @ Hd
         if curvature <= 0:
-            raise ValueError(f"Curvature {float(curvature):.3g} <= 0 at step {step} of CG: use ggn_cg, or raise delta.")
+            raise ValueError(
+                f"Curvature {float(curvature):.3g} <= 0 at step {step} of CG: use ggn_cg, or raise delta or damping."
+            )
         alpha = rr / curvature
         x, r = x + alpha * d, r - alpha * Hd
         new = r @ r
         d, rr = r + (new / rr) * d, new
-    return x, max_steps
+    return x, max_steps, bool(rr <= goal)
 
 
-def _lissa(product: Product, g: Tensor, tol: float, max_steps: int) -> tuple[Tensor, int]:
-    """Neumann series x <- g/s + (I - H/s) x, with s = 1.1 * top eigenvalue from 20 power iterations."""
+def _lissa(product: Product, g: Tensor, tol: float, max_steps: int) -> Found:
+    """Neumann series x <- g/s + (I - H/s) x, with s = 1.1 * top eigenvalue from 20 power iterations.
+
+    Raises:
+        ValueError: if H = 0, or if the moves grow, as they do along negative curvature.
+    """
     v = torch.randn(g.shape, generator=torch.Generator().manual_seed(0)).to(g)
-    for _ in range(20):
+    for _ in range(_POWER_STEPS):
         v = product(v / v.norm())
+        if not v.any():
+            raise ValueError("LiSSA found no curvature at all: the Hessian is 0; raise delta or damping.")
     scale = 1.1 * v.norm()
     x = g / scale
+    first = x.norm()
     for step in range(max_steps):
         move = (g - product(x)) / scale
+        if move.norm() > 2 * first:
+            raise ValueError(f"LiSSA diverges at step {step}: use ggn_cg, or raise delta or damping.")
         x = x + move
         if move.norm() <= tol * x.norm() * 1e-2:
-            return x, 21 + step
-    return x, 20 + max_steps
+            return x, _POWER_STEPS + 1 + step, True
+    return x, _POWER_STEPS + max_steps, False
 
 
 SOLVERS = {"exact": _exact, "cg": _cg, "ggn_cg": _cg, "lissa": _lissa}
@@ -102,21 +122,42 @@ def solve(product: Product, g: Tensor, solver: str = "ggn_cg", tol: float = 1e-4
 
     Raises:
         ValueError: for an unknown solver, too many parameters, or an H that is not positive definite.
-        FloatingPointError: if g or q holds NaN or an infinity.
+        FloatingPointError: if g, a dense H or q holds NaN or an infinity.
     """
     if solver not in SOLVERS:
         raise ValueError(f"solver must be one of {', '.join(SOLVERS)}; got {solver!r}.")
+    advice = "Raise max_steps, delta or damping."
+    return _solved(product, g, lambda: SOLVERS[solver](product, g, tol, max_steps), solver, advice)
+
+
+def solve_by_factors(product: Product, g: Tensor, factors: Factors, shift: float) -> Solution:
+    """q = (approximate H)^-1 g, with its residual in the true H; warns above 1e-2, where most approximations end.
+
+    Args:
+        product: x (P,) -> (H + shift I) x (P,).
+        g: (P,).
+        factors: of H without the shift.
+        shift: delta and damping, >= 0.
+
+    Raises:
+        ValueError: if the approximation is singular.
+        FloatingPointError: if g or q holds NaN or an infinity.
+    """
+    advice = "Factors only approximate the Hessian: compare with ggn_cg."
+    return _solved(product, g, lambda: (factors.inverse(g, shift), 1, True), type(factors).__name__, advice)
+
+
+def _solved(product: Product, g: Tensor, find: Callable[[], Found], name: str, advice: str) -> Solution:
     require_finite({"g": g}, where="influence, right-hand side")
     size = g.norm()
     if size == 0:
-        return Solution(torch.zeros_like(g), 0.0, 0)
-    q, steps = SOLVERS[solver](product, g, tol, max_steps)
-    require_finite({"q": q}, where=f"influence, {solver}")
+        return Solution(torch.zeros_like(g), 0.0, 0, True)
+    q, steps, converged = find()
+    require_finite({"q": q}, where=f"influence, {name}")
     residual = float((product(q) - g).norm() / size)
     if residual > _WARN_ABOVE:
         warnings.warn(
-            f"{solver} left a residual of {residual:.2g} after {steps} products: influences are rough. "
-            "Raise max_steps, or delta.",
-            stacklevel=2,
+            f"{name} left a residual of {residual:.2g} after {steps} products: influences are rough. {advice}",
+            stacklevel=3,
         )
-    return Solution(q, residual, steps)
+    return Solution(q, residual, steps, converged)

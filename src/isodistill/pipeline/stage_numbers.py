@@ -116,8 +116,11 @@ def _cost(stage: Path) -> dict[str, Any]:
 def _told(stage: Path) -> dict[str, Any]:
     told: dict[str, Any] = json.loads((stage / "guard" / "drift.json").read_text(encoding="utf-8"))
     decided = told["decided"].pop("nodes", {})
-    n = max(len(decided), 1)
-    shares = {key: sum(group[key] for group in decided.values()) / n for key in ("frozen", "restored", "updated")}
+    n = max(sum(group["nodes"] for group in decided.values()), 1)
+    shares = {
+        key: sum(group[key] * group["nodes"] for group in decided.values()) / n
+        for key in ("frozen", "restored", "updated")
+    }
     # A LoRA student cannot grow nodes, so none is ever duplicated; without a decision every node is updated.
     shares = shares if decided else {"frozen": 0.0, "restored": 0.0, "updated": 1.0}
     return {

@@ -101,11 +101,13 @@ def differences(rows: Sequence[tuple[str, Estimate]], *, name: str, title: str) 
     return _svg(draw, name, title, height=0.7 + (0.14 + 0.16 * lines) * len(rows))
 
 
-def histogram(values: Sequence[float], *, marks: Sequence[tuple[float, str]], name: str, title: str, label: str) -> str:
-    """How many values lie where, with named vertical lines.
+def histogram(
+    groups: Mapping[str, Sequence[float]], *, marks: Sequence[tuple[float, str]], name: str, title: str, label: str
+) -> str:
+    """How many values lie where, one group on top of the other, with named vertical lines.
 
     Args:
-        values: the numbers.
+        groups: label -> numbers; the label is shown where there are several.
         marks: (place, label) of every line.
         name: unique in the page.
         title: what a screen reader says.
@@ -113,13 +115,13 @@ def histogram(values: Sequence[float], *, marks: Sequence[tuple[float, str]], na
     """
 
     def draw(axes: Axes) -> None:
-        axes.hist(values, bins=40, color=COLOURS["accent"])
+        colours = [COLOURS["accent"], COLOURS["c2"], COLOURS["muted"]][: len(groups)]
+        labels = list(groups) if len(groups) > 1 else None
+        axes.hist(list(groups.values()), bins=40, stacked=True, color=colours, label=labels)
         for place, text in marks:
             axes.axvline(place, color=COLOURS["ink"], linewidth=0.8, linestyle="--", label=text)
         axes.set_xlabel(label)
         axes.set_ylabel("pairs")
-        if marks:
-            axes.legend()
 
     return _svg(draw, name, title, height=2.4)
 

@@ -26,7 +26,7 @@ from isodistill.training.callbacks import MetricsFile, QuietProgress, SamplerEpo
 from isodistill.training.checkpoint import newest_checkpoint
 from isodistill.training.config import DistillConfig
 from isodistill.training.forward import Student, open_student, token_counts, trained_tokens
-from isodistill.training.guarding import Guarding
+from isodistill.training.guarding import Guarding, guard_obstacles
 from isodistill.training.interrupt import StopOnSignal
 from isodistill.training.needs import takes_segments
 from isodistill.training.preparation import Preparation
@@ -110,7 +110,7 @@ class DistillTrainer(ResumableTrainer):
         features = term is not None and term.needs_teacher
         obstacles = teacher_obstacles(self.objective, teacher_model, model, *who, features=features)
         obstacles += self.term.obstacles(self.alignment, encoded, model, teacher_model)
-        obstacles += guard.obstacles(model, self.alignment)
+        obstacles += guard_obstacles(guard, guard_name, model, self.alignment, teacher_model)
         segmented = takes_segments(model, args, self.alignment, self.domains, obstacles, self.objective)
         self.segmented = segmented and not self.term.more_rows
         args.per_device_train_batch_size = args.sets_per_batch * len(self.domains)
@@ -339,6 +339,7 @@ class DistillTrainer(ResumableTrainer):
             self._skips = 0
             rows = present if self.alignment.needs_domain_gradients else torch.ones(1, dtype=torch.bool)
             metrics = self.alignment.update(self.gradients, rows) | self.guarding.after_backward()
+            self.alignment.before_clipping()
             self._record(agreed(metrics, self.args, self.state.global_step + 1))
 
     def _skip(self, trouble: str) -> None:
