@@ -3,13 +3,16 @@
 from isodistill.influence.ecif import DualEncoder, Influence, segment
 from isodistill.influence.heads import Fit, ProjectionHeads, fit_encoder, fit_heads
 from isodistill.influence.removal import SHARES, Curve, removal_curve
+from isodistill.influence.sets import SET_FIT, Belonging, belonging
 from isodistill.influence.solvers import SOLVERS, Solution, solve
 from isodistill.influence.suspicion import Suspicion, change_norms, suspect
 from isodistill.influence.trace import Retrieval, Trace, retrieve, trace_back
 
 __all__ = [
+    "SET_FIT",
     "SHARES",
     "SOLVERS",
+    "Belonging",
     "Curve",
     "DualEncoder",
     "Fit",
@@ -19,6 +22,7 @@ __all__ = [
     "Solution",
     "Suspicion",
     "Trace",
+    "belonging",
     "change_norms",
     "fit_encoder",
     "fit_heads",
