@@ -118,7 +118,7 @@ def fit_encoder(
             loss = contrastive_loss(influence.batch_logits(theta, batch))
             loss = loss + how.delta / 2 * theta.square().sum() / len(epoch)
             optimizer.zero_grad()
-            (loss / len(batch)).backward()
+            (loss / how.batch_size).backward()  # of a short batch, too: its share of the L2 term is that of any other
             optimizer.step()
     influence.theta = theta.detach()
     encoder.load_state_dict(influence.named(influence.theta), strict=False)
