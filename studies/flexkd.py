@@ -42,11 +42,15 @@ def main() -> None:
     """Train what is missing, then write the records and the tables."""
     parser = argparse.ArgumentParser(description="Flex-KD and its rivals in small models.")
     parser.add_argument("--seeds", type=int, nargs="*", default=[0, 1, 2], help="of data, teacher and students")
+    parser.add_argument("--tasks", nargs="*", choices=TASKS, default=[*TASKS], help="some tasks alone")
     given = parser.parse_args()
     torch.set_num_threads(1)
     done = {(r["task"], r["seed"], r["method"], r["share"]) for r in read_log(LOG)}
+    for name in given.tasks:
+        if given.seeds and (name, 0, "memory", SHARES[0]) not in done:
+            append_log(LOG, memory_of_steps(name))
     for share in SHARES:
-        for name in TASKS:
+        for name in given.tasks:
             for seed in given.seeds:
                 methods = CORE + CONTROLS if share == SHARES[0] else WIDTHS
                 missing = [m for m in methods if (name, seed, m, share) not in done]
@@ -119,16 +123,7 @@ def trained(
     if isinstance(term, FlexKD) and r is not None:
         r.append(correlation(task, model, teacher, term))
     for step, batch in enumerate(batches(task, rows, seed, steps)):
-        seen = task.see(model, batch)
-        loss = F.cross_entropy(seen.logits, seen.targets)
-        if term is not None or kd:
-            with torch.no_grad():
-                known = task.see(teacher, batch)
-            if term is not None:
-                loss = loss + term.b * term.loss(0, seen.features, known.features, step)
-            if kd:
-                p, q = (F.log_softmax(z / 2.0, 1) for z in (known.logits, seen.logits))
-                loss = loss + kd * 4.0 * divergence("fkl", p, q).mean()
+        loss = loss_of(task, model, teacher, batch, term, kd, step)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -138,6 +133,56 @@ def trained(
     if isinstance(term, FlexKD) and r is not None:
         r.append(correlation(task, model, teacher, term))
     return model.eval()
+
+
+def loss_of(
+    task: Any, model: Any, teacher: Any, batch: dict[str, Tensor], term: FeatureTerm | None, kd: float, step: int
+) -> Tensor:
+    """The task's loss, the term and the logits' loss."""
+    seen = task.see(model, batch)
+    loss = F.cross_entropy(seen.logits, seen.targets)
+    if term is not None or kd:
+        with torch.no_grad():
+            known = task.see(teacher, batch)
+        if term is not None:
+            loss = loss + term.b * term.loss(0, seen.features, known.features, step)
+        if kd:
+            p, q = (F.log_softmax(z / 2.0, 1) for z in (known.logits, seen.logits))
+            loss = loss + kd * 4.0 * divergence("fkl", p, q).mean()
+    return loss
+
+
+def memory_of_steps(name: str) -> dict[str, Any]:
+    """Bytes that a step of every method holds at d_S / d_T = 1/4 and seed 0.
+
+    Tensors kept for the backward, each storage once, the student's parameters among them; the teacher's parameters; and
+    the parameters of the term with their gradients and both moments of AdamW.
+    """
+    task = make_task(name, 0)
+    torch.manual_seed(0)
+    teacher, student = task.model(task.width).eval(), task.model(task.width // SHARES[0])
+    batch, found = task.batch(task.train[:BATCH]), {}
+    scores = scored(task, teacher)
+    for method in CORE + CONTROLS:
+        term, kd = term_of(method)
+        if term is not None:
+            term.setup([(task.width // SHARES[0], task.width)], 0)
+        if isinstance(term, FlexKD):
+            term.choose([scores])
+        kept: dict[int, int] = {}
+
+        def keep(tensor: Tensor, kept: dict[int, int] = kept) -> Tensor:
+            kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+            loss = loss_of(task, student, teacher, batch, term, kd, 0)
+        asks = term is not None or kd > 0
+        beside = 4 * sum(p.numel() for p in teacher.parameters()) if asks else 0
+        own = 0 if term is None or term.learner is None else 16 * term.learner.size
+        found[method] = sum(kept.values()) + beside + own
+        del loss
+    return {"task": name, "seed": 0, "method": "memory", "share": SHARES[0], "bytes": found}
 
 
 def batches(task: Any, rows: list[Any], seed: int, steps: int) -> Iterator[dict[str, Tensor]]:
