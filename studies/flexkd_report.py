@@ -20,7 +20,8 @@ RESULTS = Path("docs/results")
 BEGIN, END = "<!-- tables: begin, made by studies/flexkd.py from flexkd-runs.jsonl -->", "<!-- tables: end -->"
 COMMAND = "python studies/flexkd.py"
 RIVAL = "projector"
-_MEASURES = {"topics": "accuracy", "summaries": "log-likelihood of a gold token"}
+_LIKELIHOOD = "log-likelihood of a gold token"
+_MEASURES = {"topics": "accuracy", "summaries": _LIKELIHOOD, "instructions": _LIKELIHOOD}
 
 
 def report(runs: list[dict[str, Any]]) -> None:

@@ -10,10 +10,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-__all__ = ["IGNORED", "POOLED", "predicting", "watched_states"]
+from isodistill.data.encode import IGNORE_INDEX
 
-IGNORED = -100
-"""The label of a token that is not valid."""
+__all__ = ["POOLED", "predicting", "watched_states"]
 
 
 @contextmanager
@@ -45,8 +44,8 @@ def predicting(labels: Tensor, encoder_decoder: bool) -> tuple[Tensor, Tensor]:
 
     A causal LM predicts them one to the left, an encoder-decoder in place.
     """
-    shifted = labels if encoder_decoder else F.pad(labels[:, 1:], (0, 1), value=IGNORED)
-    positions = (shifted.flatten() != IGNORED).nonzero().squeeze(1)
+    shifted = labels if encoder_decoder else F.pad(labels[:, 1:], (0, 1), value=IGNORE_INDEX)
+    positions = (shifted.flatten() != IGNORE_INDEX).nonzero().squeeze(1)
     return positions, shifted.flatten()[positions]
 
 

@@ -23,9 +23,10 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from isodistill.data.encode import IGNORE_INDEX
 from isodistill.errors import UserError
 from isodistill.models.frozen import FrozenLinear
-from isodistill.models.hidden import IGNORED, watched_states
+from isodistill.models.hidden import watched_states
 from isodistill.objectives import StudentOutput
 
 __all__ = [
@@ -81,7 +82,7 @@ def hidden_gradient(model: nn.Module, batch: Mapping[str, Tensor], layer: int = 
             if labels.dim() == 2 and not encoder_decoder:
                 logits, labels = logits[:, :-1], labels[:, 1:]
             logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
-            J = -F.cross_entropy(logits.flatten(0, -2), labels.flatten(), ignore_index=IGNORED, reduction="sum")
+            J = -F.cross_entropy(logits.flatten(0, -2), labels.flatten(), ignore_index=IGNORE_INDEX, reduction="sum")
             g = torch.autograd.grad(J, found[layer])[0]
     finally:
         for p, flag in flags.items():

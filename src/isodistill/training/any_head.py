@@ -10,8 +10,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from isodistill.data.encode import IGNORE_INDEX
 from isodistill.errors import UserError
-from isodistill.models.hidden import IGNORED, POOLED, predicting, watched_states
+from isodistill.models.hidden import POOLED, predicting, watched_states
 from isodistill.terms.scoring import hidden_gradient
 
 __all__ = ["AnyHead", "Seen"]
@@ -104,7 +105,7 @@ class AnyHead:
         training = self.model.training
         self.model.eval()
         seen = self.see(rows)
-        own = F.cross_entropy(seen.logits.float(), seen.targets, ignore_index=IGNORED)
+        own = F.cross_entropy(seen.logits.float(), seen.targets, ignore_index=IGNORE_INDEX)
         theirs = self.model(**rows).loss
         self.model.train(training)
         if not torch.isfinite(own):
