@@ -54,7 +54,8 @@ def report(runs: Sequence[Run], results: Path) -> None:
         mine = [run for run in every if run["lab"] == lab]
         if mine:
             pairs = list(dict.fromkeys((run["source"], run["target"]) for run in mine))
-            made = [record for pair in pairs for record in of_pair(mine, pair)] + of_all(mine, pairs)
+            made = [record for pair in pairs for record in of_pair(mine, pair)]
+            made += of_all(mine, pairs) if len(pairs) > 1 else []
             records += made
             lines += ["", f"### {mine[0]['student']}", *tables(made)]
             name = "lab" if lab else "named"
@@ -64,7 +65,7 @@ def report(runs: Sequence[Run], results: Path) -> None:
             lines += ["", f"![t-SNE of the features](../images/prada-features-{name}.svg)"]
             lines += ["", f"![loss over training](../images/prada-curves-{name}.svg)"]
     write_lines(results / "prada.json", [json.dumps(records, indent=1, allow_nan=False)])
-    write_between_marks(results / "prada.md", BEGIN, END, "\n".join(lines))
+    write_between_marks(results / "prada.md", BEGIN, END, "\n".join(lines[1:]))
 
 
 def with_untrained(runs: Sequence[Run]) -> list[Run]:
@@ -99,7 +100,7 @@ def of_all(runs: Sequence[Run], pairs: Sequence[tuple[str, str]]) -> list[Run]:
             apart = {
                 rival: paired_interval(signed(metric, zip(values, means[rival], strict=True)))
                 for rival in RIVALS
-                if rival != method and rival in means and len(pairs) > 1
+                if rival != method and rival in means
             }
             found.append(
                 {
@@ -249,8 +250,8 @@ def curves_figure(runs: Sequence[Run], pairs: Sequence[tuple[str, str]]) -> str:
     for axes, pair in zip(grid, pairs, strict=False):
         found = by_method([run for run in runs if (run["source"], run["target"]) == pair and run["curve"]])
         for i, (method, by_seed) in enumerate(found.items()):
-            if method == "step_by_step":
-                continue  # its held-out sequences are others
+            if method in ("before", "step_by_step"):
+                continue  # one point; held-out sequences that are others
             curve = np.mean([run["curve"] for run in by_seed.values()], axis=0)
             axes.plot(curve[:, 0], curve[:, 1], "-" if i < 5 else "--", label=METHODS[method], linewidth=1.2)
         axes.set_title(f"{pair[0]} to {pair[1]}", fontsize=8)
