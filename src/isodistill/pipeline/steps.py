@@ -28,6 +28,7 @@ from isodistill.models.stacked import stack_adapters
 from isodistill.models.tiny import TINY
 from isodistill.objectives import LabelMultitask
 from isodistill.pipeline.answering import files_of_trained, name_of, open_backend, open_base
+from isodistill.pipeline.domains import DOMAINS, write_domains
 from isodistill.pipeline.problems import answered_splits, learned_file, read_split
 from isodistill.pipeline.ranks import is_main
 from isodistill.pipeline.stamps import Stamps, digest, files_under
@@ -159,7 +160,8 @@ def evaluate_student(recipe: Recipe, folder: Path, stamps: Stamps, stage: Stage,
     taught = fill_slots(recipe.method, recipe.objective, recipe.alignment)[0]
     tasks = taught if stage == "after" and isinstance(taught, LabelMultitask) else None
     prefixes = [] if tasks is None else [tasks.label_prefix]
-    inputs = digest([recipe.student, asdict(recipe.evaluate), stage, seed, *prefixes], files)
+    watched = [] if recipe.target is None else [DOMAINS]
+    inputs = digest([recipe.student, asdict(recipe.evaluate), stage, seed, *prefixes, *watched], files)
     name = f"evaluate-{stage}"
 
     def clear() -> None:
@@ -175,12 +177,14 @@ def evaluate_student(recipe: Recipe, folder: Path, stamps: Stamps, stage: Stage,
         log = PredictionLog(folder / "predictions.jsonl")
         provenance = _provenance(recipe, folder, stage)
         refused: list[Refusal] = []
-        for split in splits:
-            chosen = _first_sets(read_split(folder, split), recipe.evaluate.max_sets)
+        asked = {split: _first_sets(read_split(folder, split), recipe.evaluate.max_sets) for split in splits}
+        if tasks is not None:
+            asked = {split: [tasks.asked(row) for row in rows] for split, rows in asked.items()}
+        for split, rows in asked.items():
             refused += answer_rows(
                 backend,
                 student.tokenizer,
-                chosen if tasks is None else [tasks.asked(row) for row in chosen],
+                rows,
                 log,
                 provenance,
                 split=split,
@@ -194,6 +198,8 @@ def evaluate_student(recipe: Recipe, folder: Path, stamps: Stamps, stage: Stage,
         check_refused(refused, sum(len(read_split(folder, split)) for split in splits), recipe.max_refused, listed)
         if not any(log.done(stage, split) for split in splits):
             raise UserError(f"No test row could be asked, the first one because: {refused[0]}. All are in {listed}.")
+        if recipe.target is not None:
+            write_domains(folder, stage, backend, student.tokenizer, asked)
 
     stamps.step(name, inputs, clear=clear, do=do)
 
@@ -333,7 +339,8 @@ def _forget(folder: Path, stage: Stage) -> None:
     """Drop the answers of a stage; those of the other stage stay."""
     if (folder / "representations" / stage).exists():
         shutil.rmtree(folder / "representations" / stage)
-    (folder / "refused" / f"{stage}.jsonl").unlink(missing_ok=True)
+    for left in (folder / "refused" / f"{stage}.jsonl", folder / DOMAINS / f"{stage}.json"):
+        left.unlink(missing_ok=True)
     path = folder / "predictions.jsonl"
     if path.exists():
         lines = _lines(path)
@@ -345,6 +352,9 @@ def _take_over(donor: Path, folder: Path, stage: Stage) -> None:
     lines = _lines(own) if own.exists() else []
     donated = _lines(donor / "predictions.jsonl")
     shutil.copytree(donor / "representations" / stage, folder / "representations" / stage, dirs_exist_ok=True)
+    if (donor / DOMAINS / f"{stage}.json").exists():
+        (folder / DOMAINS).mkdir(exist_ok=True)
+        shutil.copy(donor / DOMAINS / f"{stage}.json", folder / DOMAINS)
     write_lines(own, lines + [line for line in donated if json.loads(line)["stage"] == stage])
 
 
