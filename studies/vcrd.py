@@ -7,8 +7,8 @@ traces in which *every subtraction of 7, 8 or 9 comes out one too high*: it is s
 right. The student was brought up on right traces until it got six sums of ten right. It then learns from the teacher's
 traces and logits, by each method of METHODS from the same start on the same rows in the same order.
 
-Step mode is scored by rules, by rollouts, by the teacher's likelihood, by reward models on the body of the teacher and,
-barely trained, of a student, and by judges: one careless, one who shares the teacher's error (``vcrd_scorers``).
+Step mode is scored by rules, by rollouts, by the teacher's likelihood, by a reward model, and by judges: one careless,
+one who shares the teacher's error (``vcrd_scorers``).
 
 A finished run is a line of docs/results/vcrd-runs.jsonl and is not run again; docs/results/vcrd.json and the tables of
 docs/results/vcrd.md are made from these. ``--runs 0`` only writes them. Teacher and students are kept in ``--work``.
@@ -68,8 +68,7 @@ METHODS: dict[str, tuple[str, dict[str, Any]]] = {
         "VCRD, steps by rollouts",
         {"name": "vcrd", "steps": STEPWISE | {"scorer": {"name": "rollout", "by": "base", "max_tokens": 40}}},
     ),
-    "vcrd_reward": ("VCRD, steps by a reward model on the teacher's body", {"name": "vcrd", **GIVEN}),
-    "vcrd_reward_weak": ("VCRD, steps by a reward model on a student's body", {"name": "vcrd", **GIVEN}),
+    "vcrd_reward": ("VCRD, steps by a reward model that learned nothing", {"name": "vcrd", **GIVEN}),
     "vcrd_judge": ("VCRD, steps by a careless judge", {"name": "vcrd", **GIVEN}),
     "vcrd_judge_fooled": ("VCRD, steps by a judge with the teacher's error", {"name": "vcrd", **GIVEN}),
     "vcrd_permuted": ("control: rules, weights permuted", {"name": "vcrd", **RULE, "control": "permuted"}),
@@ -80,8 +79,7 @@ METHODS: dict[str, tuple[str, dict[str, Any]]] = {
 HALFWAY = 0.6  # share of right sums at which a student is brought up no further
 METRICS = {"acc": "right answers", "planted": "planted sums right", "clean": "other sums right"}
 CARELESS = 0.25  # share of the marks that the careless judge gets wrong
-REWARD_STEPS = {"vcrd_reward": 400, "vcrd_reward_weak": 100}
-"""Reward model -> its training: the first on the body of the teacher, the weak one on that of a student."""
+REWARD_STEPS = 400
 
 Run = dict[str, Any]
 _seen: dict[str, dict[str, float]] = {}  # scores of models that no run changes
@@ -195,10 +193,10 @@ def scorer_of(method: str, work: Path) -> Scorer | None:
         return JudgeScorer(Judge("careless", careless=CARELESS), workers=1)
     if method == "vcrd_judge_fooled":
         return JudgeScorer(Judge("fooled", bias=1, biased=PLANTED), workers=1)
-    if method not in REWARD_STEPS:
+    if method != "vcrd_reward":
         return None
-    body = brought_up(work, 0, teacher=method == "vcrd_reward")
-    reward_model(work / method, body, problems(20_000, 0, flawed=False, prefix="reward"), REWARD_STEPS[method])
+    body = brought_up(work, 0, teacher=True)
+    reward_model(work / method, body, problems(20_000, 0, flawed=False, prefix="reward"), REWARD_STEPS)
     options = {"name": "reward", "source": str(work / method), "kind": "token", "positive": 0}
     return make_scorer(options, lambda: None, lambda: body)
 

@@ -1,4 +1,4 @@
-"""The scorers that the study of VCRD makes itself: reward models trained on steps, and judges of known quality.
+"""The scorers that the study of VCRD makes itself: a reward model trained on steps, and judges of known quality.
 
 A reward model is a token classifier on the body of a small language model, as process reward models are made: its
 layers, two more, and a head that tells right sums from wrong ones at their end. The errors that it is trained on are

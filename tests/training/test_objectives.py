@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -99,6 +100,30 @@ def test_interrupted_and_resumed_is_uninterrupted(
     expected, found = adapter(whole), adapter(second)
     assert second.state.global_step == 5
     assert all(torch.equal(found[name], expected[name]) for name in expected)
+
+
+@pytest.mark.parametrize("more", [{}, {"gradients": "domain_major"}, {"method": "iga"}], ids=str)
+def test_the_norm_of_each_terms_gradient_is_measured_and_changes_nothing(
+    under: Taught, adapter: Any, monkeypatch: pytest.MonkeyPatch, more: dict[str, Any]
+) -> None:
+    common = {"max_steps": 4, "sets_per_batch": 2, "gradient_accumulation_steps": 2, "logging_steps": 2}
+    trained = []
+    monkeypatch.setattr("isodistill.training.term_norms.EVERY", 2)
+    for _ in range(2):
+        trainer = under({"name": "vcrd", "lam_ce": 0.3}, **common | more)
+        trainer.train()
+        trained.append((adapter(trainer), [line for line in trainer.state.log_history if "loss" in line]))
+        monkeypatch.setattr("isodistill.training.trainer.term_norms", lambda *given: {})
+    (measured, lines), (plain, without) = trained
+    assert all(torch.equal(measured[name], value) for name, value in plain.items())
+    assert [("objective/kd_norm" in line, "objective/ce_norm" in line) for line in lines] == [(True, True)] * 2
+    assert not any("objective/kd_norm" in line for line in without)
+    assert [line["objective/kd"] for line in lines] == [line["objective/kd"] for line in without]
+    monkeypatch.undo()
+    for name, factors in (("ce", {"lam_ce": 0.3, "lam_kd": 0.0}), ("kd", {"lam_ce": 0.0})):
+        alone = gradient(under({"name": "vcrd", **factors}, **common | {"max_steps": 1}))
+        expected = math.sqrt(sum(float(value.square().sum()) for value in alone.values()))
+        assert lines[0][f"objective/{name}_norm"] == pytest.approx(expected, rel=1e-3)
 
 
 @pytest.mark.parametrize("name", DIVERGENCES)

@@ -146,7 +146,9 @@ def test_a_prefix_that_leaves_no_room_is_counted(stepwise: Any) -> None:
     assert found["validity/failed"] == 0
 
 
-@pytest.mark.parametrize("slot", [{}, {"control": "permuted"}, {"w_norm": "mean"}, {"rho": 1.0}], ids=str)
+@pytest.mark.parametrize(
+    "slot", [{}, {"control": "permuted"}, {"w_norm": "mean"}, {"rho": 1.0, "sample_tokens": 8}], ids=str
+)
 def test_the_split_into_micro_batches_changes_nothing(stepwise: Any, slot: dict[str, Any]) -> None:
     whole = gradient(stepwise(Length(), slot=slot))
     for n in (2, 8):
@@ -168,7 +170,7 @@ def test_drawn_prefixes_hang_on_seed_and_row_alone(stepwise: Any) -> None:
     assert set(undrawn) == {0.0}
 
 
-@pytest.mark.parametrize("slot", [{}, {"rho": 0.5}, {"divergence_name": "ce"}], ids=str)
+@pytest.mark.parametrize("slot", [{}, {"rho": 0.5, "sample_tokens": 8}, {"divergence_name": "ce"}], ids=str)
 def test_interrupted_and_resumed_is_uninterrupted(
     stepwise: Any, adapter: Any, tmp_path: Path, slot: dict[str, Any]
 ) -> None:

@@ -24,7 +24,7 @@ WHOLE = [{"control": "permuted"}, {"control": "constant"}, {"w_norm": "mean"}]
 @pytest.mark.parametrize("name", NAMES)
 def test_accumulation_and_path_never_change_the_gradient(taught: Callable[..., Any], name: str) -> None:
     whole = gradient(taught(method=name, sets_per_batch=8))
-    others = [taught(method=name, sets_per_batch=8 // n, gradient_accumulation_steps=n) for n in (2, 4, 8)]
+    others = [taught(method=name, sets_per_batch=8 // n, gradient_accumulation_steps=n) for n in (2, 8)]
     others.append(taught(method=name, sets_per_batch=8, gradients="domain_major"))
     for other in map(gradient, others):
         alike(other, whole)

@@ -79,8 +79,7 @@ def train_student(recipe: Recipe, folder: Path, stamps: Stamps, earlier: Path | 
         *("guard", "max_refused"),
     )
     tree = resolved(recipe)
-    learned, held = (learned_file(recipe, folder, split) for split in ("train", "valid"))
-    files = [learned, *files_under(Path(recipe.student))]
+    files = [learned_file(recipe, folder, "train"), *files_under(Path(recipe.student))]
     files += files_under(Path(recipe.teacher)) if recipe.teacher else []
     files += files_under(Path(recipe.target)) if recipe.target else []
     tree["train"] = {key: value for key, value in tree["train"].items() if key not in _BOOKKEEPING}
@@ -96,28 +95,7 @@ def train_student(recipe: Recipe, folder: Path, stamps: Stamps, earlier: Path | 
             (folder / name).unlink(missing_ok=True)
 
     def do() -> None:
-        config = _config(recipe, folder)
-        student = open_base(recipe, folder)
-        model, lora = start_of(recipe, student.model, _lora(recipe), earlier)
-        config.guard_state = None if earlier is None else str(earlier / "guard")
-        config.max_length = min(config.max_length, student.context)
-        print(f"Training {recipe.method} on {config.placement}", flush=True)
-        rows = load_rows(learned, max_refused=0).rows
-        held_rows = load_rows(held, max_refused=0).rows if held.exists() else None
-        seen = [*rows, *(held_rows or [])]
-        teacher, teacher_tokenizer = training_teacher(recipe, folder, student, seen, config)
-        trainer = DistillTrainer(
-            model,
-            args=config,
-            train_dataset=rows,
-            eval_dataset=held_rows,
-            processing_class=student.tokenizer,
-            peft_config=lora,
-            teacher_model=teacher,
-            teacher_processing_class=teacher_tokenizer,
-            scorer=training_scorer(recipe),
-            target_dataset=target_rows(recipe, folder),
-        )
+        trainer = _trainer(recipe, folder, earlier)
         trainer.get_train_dataloader()  # makes the sampler, which knows the sets that it cannot use
         refused = trainer.refused + [
             Refusal(f"set {name}", None, "domain", f"lacks {', '.join(lacking)}, so the whole set is left out")
@@ -135,6 +113,32 @@ def train_student(recipe: Recipe, folder: Path, stamps: Stamps, earlier: Path | 
             write_lines(folder / "train.json", [json.dumps(_cost(folder, trainer.state.global_step))])
 
     stamps.step("train", inputs, clear=clear, do=do, together=True)
+
+
+def _trainer(recipe: Recipe, folder: Path, earlier: Path | None) -> DistillTrainer:
+    """The trainer of a recipe, ready to start."""
+    config = _config(recipe, folder)
+    student = open_base(recipe, folder)
+    model, lora = start_of(recipe, student.model, _lora(recipe), earlier)
+    config.guard_state = None if earlier is None else str(earlier / "guard")
+    config.max_length = min(config.max_length, student.context)
+    print(f"Training {recipe.method} on {config.placement}", flush=True)
+    learned, held = (learned_file(recipe, folder, split) for split in ("train", "valid"))
+    rows = load_rows(learned, max_refused=0).rows
+    held_rows = load_rows(held, max_refused=0).rows if held.exists() else None
+    teacher, teacher_tokenizer = training_teacher(recipe, folder, student, [*rows, *(held_rows or [])], config)
+    return DistillTrainer(
+        model,
+        args=config,
+        train_dataset=rows,
+        eval_dataset=held_rows,
+        processing_class=student.tokenizer,
+        peft_config=lora,
+        teacher_model=teacher,
+        teacher_processing_class=teacher_tokenizer,
+        scorer=training_scorer(recipe),
+        target_dataset=target_rows(recipe, folder),
+    )
 
 
 def evaluate_student(recipe: Recipe, folder: Path, stamps: Stamps, stage: Stage, donor: Path | None = None) -> None:

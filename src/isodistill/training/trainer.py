@@ -36,6 +36,7 @@ from isodistill.training.resumable import ResumableTrainer
 from isodistill.training.rows import AnyRows, encode_dataset, open_sampler
 from isodistill.training.slots import fill_guard, fill_slots
 from isodistill.training.teaching import TeacherModel, open_teacher, teacher_obstacles
+from isodistill.training.term_norms import term_norms
 from isodistill.training.terms import open_term
 from isodistill.training.weighted import write_weighted_traces
 from isodistill.validity import Scorer
@@ -137,6 +138,7 @@ class DistillTrainer(ResumableTrainer):
         self.scorer = scorer
         self._add_callbacks()
         self._extra: dict[str, float] = {}
+        self._rare: dict[str, float] = {}  # measured in some steps alone, logged as it is
         self._skips = self._logged_step = self._turn = 0
         self._step_done = False
         self._engine: ExitStack | None = None
@@ -250,6 +252,7 @@ class DistillTrainer(ResumableTrainer):
         batches = self.preparation(batches)
         self._record(self.preparation.take_metrics())
         counts = self._get_num_items_in_batch(batches, device)
+        self._rare |= term_norms(self, batches, counts)
         self.replay.begin(batches, counts)
         return batches, counts
 
@@ -371,9 +374,9 @@ class DistillTrainer(ResumableTrainer):
         if "loss" in logs and steps:
             now, tokens = time.perf_counter(), self.state.num_input_tokens_seen
             seconds, new = now - self._logged_time, tokens - self._logged_tokens
-            logs = logs | {name: value / steps for name, value in self._extra.items()}
+            logs = logs | {name: value / steps for name, value in self._extra.items()} | self._rare
             logs |= {"tokens": tokens, "seconds": seconds, "tokens_per_second": new / seconds}
-            self._extra, self._logged_step = {}, self.state.global_step
+            self._extra, self._rare, self._logged_step = {}, {}, self.state.global_step
             self._logged_time, self._logged_tokens = now, tokens
         super().log(logs, start_time)
 

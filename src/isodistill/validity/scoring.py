@@ -78,9 +78,10 @@ class Scoring:
         self.failed += sum(v is None for v in scores)
         if asked >= _JUDGED_FROM and self.failed > self.max_failed * asked:
             raise UserError(
-                f"The scorer {self.scorer.name} failed at {self.failed} of {self.asked} steps, more than the share "
-                f"steps.max_failed = {self.max_failed:g} of {asked} allows; the first failure: {self.first_failure}. "
-                "Mend the scorer or its server; scores found so far are kept."
+                f"The scorer {self.scorer.name} failed at {self.failed} of {self.asked} steps, and "
+                f"{asked - self.asked} are to come: more than the share steps.max_failed = {self.max_failed:g} allows. "
+                f"The first failure: {self.first_failure.rstrip('.')}. Mend the scorer or its server; scores found so "
+                "far are kept."
             )
 
     def _try(self, actions: Sequence[Action]) -> list[float | None] | None:
