@@ -225,9 +225,9 @@ def test_no_trace_to_learn_from_is_an_error_that_says_why(write: Any, teach: Any
         ({"teachers": {"a": {"model": "m"}}}, "of kind server needs base_url"),
         ({"teachers": {"a": {"kind": "oracle"}}}, "kind is 'oracle'"),
         ({"teachers": {"a": {"model": "m", "base_url": "http://u:p@h/v1"}}}, "without user, password"),
-        (
-            {"teachers": {"a": {"model": "m", "base_url": "http://h/v1", "key_from": "sk-12345"}}},
-            "never the key itself",
+        *(
+            ({"teachers": {"a": {"model": "m", "base_url": "http://h/v1", "key_from": key}}}, "never the key itself")
+            for key in ("sk-12345", "hf_12345", "gsk_12345", "sk_live_12345")
         ),
         ({"teachers": {"a": {"kind": "local", "model": "m"}}, "n": 4}, "greedy traces are all the same"),
         ({"teachers": {"a": {"kind": "local", "model": "m"}}, "max_cost": 1.0}, "max_cost needs price_prompt"),
@@ -241,7 +241,24 @@ def test_settings_that_do_not_go_together(teach: Any, tmp_path: Path, group: dic
     code, printed = teach(path)
     assert code == 2
     assert words in printed
-    assert "sk-12345" not in printed
+    assert "12345" not in printed
+
+
+@pytest.mark.parametrize(
+    "keys",
+    [
+        {"rewrite": {"writer": {"kind": "local", "model": "m", "api_key": "sk-12345"}}},
+        {"rewrite": {"writer": {"kind": "local", "model": "m"}, "max_tokens": 0}},
+        {"method": "vcrd", "objective": {"steps": {"scorer": {"name": "judge", "teacher": {"api_key": "sk-12345"}}}}},
+        {"stages": [{"name": "one", "teach": {"teachers": {"a": {"api_key": "sk-12345"}}}}]},
+    ],
+)
+def test_a_secret_under_an_unknown_key_is_never_written_down(teach: Any, tmp_path: Path, keys: dict[str, Any]) -> None:
+    path = tmp_path / "recipe.yaml"
+    path.write_text(yaml.safe_dump({**SETTINGS, **keys}))
+    code, printed = teach(path, verb="train")
+    assert (code, "12345" in printed) == (2, False)
+    assert not (tmp_path / "run" / "recipe.yaml").exists()
 
 
 def test_problems_without_a_test_split_can_be_taught(write: Any, teach: Any, tmp_path: Path) -> None:

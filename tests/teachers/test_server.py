@@ -141,6 +141,27 @@ def test_a_refusal_is_for_the_run_the_request_or_the_try(
         assert error.value.retry == (status >= 500)
 
 
+def test_half_a_key_is_not_told_where_a_long_error_is_cut(adder: tuple[Any, str]) -> None:
+    with serving(Refusing, status=400, words="x" * 480 + " Bearer") as (_, url), pytest.raises(TeacherError) as error:
+        teacher(url).answer(MESSAGES, Sampling())
+    assert KEY[:4] not in str(error.value)
+
+
+class Echo(Handler):
+    """Answers with the header that holds the key."""
+
+    def do_POST(self) -> None:
+        self.body()
+        self.reply(completion([f"You sent {self.headers['Authorization']}."]))
+
+
+def test_a_key_that_the_server_echoes_is_not_stored(adder: tuple[Any, str], monkeypatch: pytest.MonkeyPatch) -> None:
+    with serving(Echo) as (_, url):
+        assert teacher(url).answer(MESSAGES, Sampling()).texts == ("You sent Bearer ***.",)
+        monkeypatch.setenv("TEACHER_KEY", "sent")  # a placeholder is no secret, and honest texts stay as they are
+        assert teacher(url).answer(MESSAGES, Sampling()).texts == ("You sent Bearer sent.",)
+
+
 def test_a_missing_key_is_told_apart_from_a_wrong_one(adder: tuple[Any, str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("TEACHER_KEY")
     with serving(Refusing) as (_, url), pytest.raises(UserError, match="wants a key, and there is none in"):

@@ -20,6 +20,8 @@ __all__ = ["ServerTeacher", "open_client"]
 
 _MESSAGE_LIMIT = 500
 _MOST_BYTES = 64 * 2**20
+_SHORTEST_KEY = 8
+"""Characters; a shorter one is a placeholder such as EMPTY, which may stand in an honest answer, too."""
 
 
 def open_client(base_url: str, key_from: str, needed_by: str, extra: str, **options: Any) -> tuple[Any, Any]:
@@ -78,7 +80,7 @@ class ServerTeacher:
             choices += _choices(reply)[: sampling.n - len(choices)]
             usage.append(reply.get("usage") or {})
         return Answer(
-            texts=tuple(_text(choice) for choice in choices),
+            texts=tuple(self._without_key(_text(choice)) for choice in choices),
             finish_reasons=tuple(str(choice.get("finish_reason") or "unknown") for choice in choices),
             prompt_tokens=_total(usage, "prompt_tokens"),
             completion_tokens=_total(usage, "completion_tokens"),
@@ -147,9 +149,13 @@ class ServerTeacher:
     def _told(self, error: object) -> str:
         """The words of an error in one short line, without the key."""
         message = error.get("message") if isinstance(error, Mapping) else None
-        text = " ".join(str(message or error).split())[:_MESSAGE_LIMIT] or type(error).__name__
-        key = os.environ.get(self._key_from)
-        return text.replace(key, "***") if key else text
+        text = " ".join(self._without_key(str(message or error), shortest=1).split())
+        return text[:_MESSAGE_LIMIT] or type(error).__name__  # cut last: half a key would not be found
+
+    def _without_key(self, text: str, shortest: int = _SHORTEST_KEY) -> str:
+        """A text in which a server echoed the key, with ``***`` in its place."""
+        key = os.environ.get(self._key_from, "")
+        return text.replace(key, "***") if len(key) >= shortest else text
 
 
 def _json(content: bytes) -> Mapping[str, Any]:

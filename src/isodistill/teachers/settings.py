@@ -57,8 +57,11 @@ class TeacherSettings:
         for name in needed[self.kind]:
             if getattr(self, name) is None:
                 raise UserError(f"A teacher of kind {self.kind} needs {name}.")
-        if not re.fullmatch("[A-Za-z_][A-Za-z0-9_]{0,60}", self.key_from) or self.key_from.startswith("sk-"):
-            raise UserError("A teacher's key_from is the name of an environment variable, never the key itself.")
+        if not re.fullmatch("[A-Z][A-Z0-9_]{0,60}", self.key_from):  # keys have small letters, such as sk-, hf_, gsk_
+            raise UserError(
+                "A teacher's key_from is the name of an environment variable in capitals, such as OPENAI_API_KEY, "
+                "never the key itself."
+            )
         if self.base_url is not None:
             address = urlsplit(self.base_url)
             if address.scheme not in ("http", "https") or address.username or address.password or address.query:
