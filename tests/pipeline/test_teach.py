@@ -37,7 +37,7 @@ class Adder(BaseHTTPRequestHandler):
         text = f"{a} + {b} = {a + b}.{self.aside.get(a, '')} The answer is {a + b + slip}."
         choices = [{"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": text}}]
         usage = {"prompt_tokens": 20, "completion_tokens": 10}
-        status = 400 if a == 999 else 200
+        status = {999: 400, 998: 500}.get(a, 200)
         content = json.dumps({"choices": choices, "usage": usage, "error": {"message": "context overflow"}}).encode()
         self.send_response(status)
         self.send_header("Content-Type", "application/json")
@@ -209,6 +209,55 @@ def test_refusals_are_counted_and_listed(write: Any, teach: Any, tmp_path: Path)
     assert len(Adder.asked) == asked + 1
     (refused,) = lines(tmp_path / "run/refused/teach.jsonl")
     assert "context overflow" in refused["reason"]
+
+
+def test_a_finished_teaching_can_be_redone_with_other_settings(write: Any, teach: Any, tmp_path: Path) -> None:
+    rows = sums(40)
+    for row in rows[:46:2]:
+        row["prompt"] = f"In law, add 999 and {row['answer']}."
+    for row in rows[1:6:2]:
+        row["prompt"] = f"In medicine, add 998 and {row['answer']}."
+    options = ["--set", "split.valid=0", "--set", "split.test=0.1", "--set", "max_refused=0.5"]
+    options += ["--set", "teach.teachers.a.tries=1"]
+    assert teach(write(rows), *options)[0] == 0
+    first = (tmp_path / "run/taught/train.jsonl").read_bytes()
+    for keep in ("all", "correct"):
+        code, printed = teach(write(rows), *options, "--set", f"teach.keep={keep}")
+        assert code == 0, printed
+    assert (tmp_path / "run/taught/train.jsonl").read_bytes() == first
+
+
+def test_what_was_taught_stays_until_the_new_rows_are_there(write: Any, teach: Any, tmp_path: Path) -> None:
+    run, options = tmp_path / "run", ["--set", "split.valid=0", "--set", "split.test=0.1"]
+    assert teach(write(), *options)[0] == 0
+    first = {path.name: path.read_bytes() for path in (run / "taught").iterdir()}
+    assert teach(write(max_tokens=7), *options)[0] == 2  # the store of another recipe
+    address = yaml.safe_load(write().read_text())["teach"]["teachers"]["a"]["base_url"]
+    rows = [row | {"answer": "1"} for row in sums(12)]
+    code, printed = teach(write(rows), *options)
+    assert (code, "See refused/taught/verdicts.jsonl" in printed, "0 of 22 traces correct" in printed) == (
+        2,
+        True,
+        True,
+    )
+    assert {path.name: path.read_bytes() for path in (run / "taught").iterdir()} == first
+    assert json.loads((run / "refused/taught/teach.json").read_text())["all"]["verdicts"] == {"wrong": 22}
+    asked = len(Adder.asked)
+    teachers = {"a": {"model": "adder", "base_url": address}, "b": {"model": "wrong-4", "base_url": address}}
+    code, printed = teach(write(teachers=teachers), *options)  # one more teacher: the first is not asked again
+    assert code == 0, printed
+    assert {request["model"] for request in Adder.asked[asked:]} == {"wrong-4"}
+    assert not (run / "refused/taught").exists()
+
+
+def test_an_example_without_a_solution_is_refused(write: Any, teach: Any, tmp_path: Path) -> None:
+    shown = tmp_path / "shown.jsonl"
+    shown.write_text(
+        json.dumps({"id": "bare", "prompt": "Add 1 and 1.", "answer": "2", "answer_type": "number"}) + "\n"
+    )
+    code, printed = teach(write(prompt="few_shot", examples=str(shown)))
+    assert (code, "row bare of" in printed, "has no completion" in printed) == (2, True, True)
+    assert Adder.asked == []
 
 
 def test_no_trace_to_learn_from_is_an_error_that_says_why(write: Any, teach: Any) -> None:
