@@ -215,7 +215,7 @@ def test_a_finished_teaching_can_be_redone_with_other_settings(write: Any, teach
     rows = sums(40)
     for row in rows[:46:2]:
         row["prompt"] = f"In law, add 999 and {row['answer']}."
-    for row in rows[1:6:2]:
+    for row in rows[1:80:20]:
         row["prompt"] = f"In medicine, add 998 and {row['answer']}."
     options = ["--set", "split.valid=0", "--set", "split.test=0.1", "--set", "max_refused=0.5"]
     options += ["--set", "teach.teachers.a.tries=1"]

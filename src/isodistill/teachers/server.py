@@ -202,9 +202,8 @@ def _logprobs(choice: Mapping[str, Any]) -> tuple[dict[str, float], ...]:
             return told
         raise ValueError("infinite")
     except (KeyError, TypeError, ValueError):
-        raise TeacherError(
-            "log-probs were asked for, and the server gave none, or one that is no number.", retry=False
-        ) from None
+        why = "log-probs were asked for, and the server gave none, or one that is no number."
+        raise TeacherError(why, retry=False) from None
 
 
 def _retry_after(headers: Mapping[str, str]) -> float | None:

@@ -67,8 +67,8 @@ class AnswerStore:
     cut off on opening (a warning says so); its request is then simply not answered.
 
     An answer may come in parts, one line each, where the teacher gives fewer texts at a time than it is asked for; its
-    request is answered (``in``) when the last part is there, and ``get`` joins them. A line with ``refused`` remembers a
-    request that the teacher turned down.
+    request is answered (``in``) when the last part is there, and ``get`` joins them. A line with ``refused`` remembers
+    a request that got no answer.
 
     Args:
         path: the file; it and its folder are made when missing.
@@ -181,7 +181,7 @@ class AnswerStore:
             self._whole.add(key)
 
     def _check_is_store(self) -> None:
-        """Refuse a file of something else before a byte of it is touched; the beginning of a first line is a store's."""
+        """Refuse a file of something else before a byte of it is touched; half a first line may be a store's."""
         start = os.pread(self._file, len(_BEGIN), 0)
         if start != _BEGIN[: len(start)]:
             raise UserError(
@@ -218,8 +218,8 @@ class AnswerStore:
                     self._refused.add(record["key"])
                 elif (missing := _missing(record)) is not None:
                     raise UserError(
-                        f"{self.path}, line {number} is no answer: its {missing} is missing or of the wrong type. Restore "
-                        "the file, or delete this line: its request is then asked again."
+                        f"{self.path}, line {number} is no answer: its {missing} is missing or of the wrong type. "
+                        "Restore the file, or delete this line: its request is then asked again."
                     )
                 elif record["key"] not in self._whole:
                     self._note(record, (place, len(line)))
