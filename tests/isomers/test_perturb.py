@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 
@@ -56,6 +57,7 @@ def test_draws_are_new_correct_and_repeatable() -> None:
         assert Fraction(str(new.answer)) == Fraction(bags * each - eaten, 2)
         assert verify(str(new.completion), str(new.answer), "number") == "correct"
         assert (new.set_id, new.structure_id, new.domain, new.valid) == (None, "p", "shop", True)
+    assert {new.structure_id for new in perturb_rows([replace(APPLES, set_id="s")], n=2, seed=1).rows} == {"s"}
     assert perturb_rows([APPLES], n=20, seed=1) == made
     assert perturb_rows([APPLES], n=20, seed=2) != made
 

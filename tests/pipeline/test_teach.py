@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 import sys
 from collections.abc import Callable, Iterator
@@ -250,6 +251,25 @@ def test_what_was_taught_stays_until_the_new_rows_are_there(write: Any, teach: A
     assert not (run / "refused/taught").exists()
 
 
+def test_other_traces_on_disk_are_other_answers(write: Any, teach: Any, tmp_path: Path) -> None:
+    options = ["--set", "split.valid=0", "--set", "split.test=0.1"]
+
+    def taught(folder: str, said: str, **settings: Any) -> set[str]:
+        path = tmp_path / folder / "all.jsonl"
+        path.parent.mkdir(exist_ok=True)
+        rows = [row | {"completion": f"{said} {row['completion']}", "other": row["completion"]} for row in sums(12)]
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        code, printed = teach(write(teachers={"a": {"kind": "replay", "files": str(path), **settings}}), *options)
+        assert code == 0, printed
+        return {row["completion"].split()[0] for row in lines(tmp_path / "run/taught/train.jsonl")}
+
+    assert taught("one", "First.") == {"First."}
+    assert taught("two", "Second.") == {"Second."}  # another folder, the same name
+    assert taught("two", "Third.") == {"Third."}  # the same file, edited
+    assert "Third." not in taught("two", "Third.", columns={"completion": "other"})
+    assert taught("one", "First.") == {"First."}
+
+
 def test_an_example_without_a_solution_is_refused(write: Any, teach: Any, tmp_path: Path) -> None:
     shown = tmp_path / "shown.jsonl"
     shown.write_text(
@@ -282,6 +302,12 @@ def test_no_trace_to_learn_from_is_an_error_that_says_why(write: Any, teach: Any
         ({"teachers": {"a": {"kind": "local", "model": "m"}}, "max_cost": 1.0}, "max_cost needs price_prompt"),
         ({"teachers": {"a": {"kind": "local", "model": "m"}}, "promt": "x"}, "Did you mean prompt"),
         ({"teachers": {"a": {"kind": "local", "model": "m", "price_prompt": 1}}}, "one price of two"),
+        ({"teachers": {"a": {"kind": "local", "model": "m"}}, "temperature": math.nan}, "temperature is nan"),
+        ({"teachers": {"a": {"kind": "local", "model": "m", "timeout": math.inf}}}, "timeout is inf"),
+        (
+            {"teachers": {"a": {"kind": "local", "model": "m", "price_prompt": -1.0, "price_completion": 1.0}}},
+            "price_prompt is -1.0",
+        ),
     ],
 )
 def test_settings_that_do_not_go_together(teach: Any, tmp_path: Path, group: dict[str, Any], words: str) -> None:

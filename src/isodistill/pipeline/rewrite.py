@@ -6,7 +6,7 @@ import json
 from dataclasses import asdict
 from pathlib import Path
 
-from isodistill.data.files import write_lines
+from isodistill.data.files import Refusal, check_refused, write_lines
 from isodistill.data.load import load_rows, write_rows
 from isodistill.errors import UserError
 from isodistill.isomers.rewrite import Rewriting, asking, rewrite_problems
@@ -24,11 +24,12 @@ def rewrite_run(recipe: Recipe, folder: Path, command: str) -> Rewriting:
     """Rewrite the rows of ``recipe.problems`` and write into ``folder``:
 
     ``rows.jsonl`` (the accepted sets), ``rejected.jsonl`` (every set that was not accepted, with its reason),
-    ``attempts.jsonl`` (every refused text), ``answers.jsonl`` (the store: nothing in it is asked again) and
-    ``report.html``.
+    ``attempts.jsonl`` (every refused text), ``answers.jsonl`` (the store: nothing in it is asked again), ``report.html``
+    and, where a teacher gave no answer, ``refused.jsonl``.
 
     Raises:
-        UserError: no group ``rewrite``, unreadable rows, a teacher that is down, another run's store.
+        UserError: no group ``rewrite``, unreadable rows, a teacher that is down or gives no answer about more than the
+            share ``max_refused`` of the problems, another run's store; what an earlier call wrote then stays.
     """
     if recipe.rewrite is None:
         raise UserError(
@@ -49,6 +50,12 @@ def rewrite_run(recipe: Recipe, folder: Path, command: str) -> Rewriting:
             reader=asking(reader, greedy, store, of_reader.limits),
             near_copy=settings.near_copy,
         )
+    listed = folder / "refused.jsonl"
+    listed.unlink(missing_ok=True)
+    refused = [
+        Refusal(each.set_id, None, None, f"no answer from the teacher: {each.detail}") for each in made.unanswered
+    ]
+    check_refused(refused, made.n_problems, recipe.max_refused, listed)
     write_rows(folder / "rows.jsonl", made.rows)
     for name, attempts in (("rejected", made.rejected.values()), ("attempts", made.attempts)):
         write_lines(folder / f"{name}.jsonl", (json.dumps(asdict(each), ensure_ascii=False) for each in attempts))

@@ -309,5 +309,5 @@ def _kept(teach: Teach, traces: Sequence[Trace], split: str) -> list[Row]:
 
 
 def _is_kept(teach: Teach, judged: Judged) -> bool:
-    """A trace that was cut off is never learned from: it would teach to stop in the middle."""
+    """A trace that was cut off before its answer was complete is never learned from."""
     return judged.verdict == "correct" or (teach.keep == "all" and judged.verdict != "truncated")

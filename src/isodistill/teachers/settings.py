@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -16,6 +20,8 @@ from isodistill.teachers.base import Sampling
 from isodistill.teachers.pace import Prices
 
 __all__ = ["Teach", "TeacherSettings", "parse_teach"]
+
+_PRICES = (("price_prompt", 0), ("price_completion", 0))
 
 
 @dataclass(frozen=True)
@@ -69,16 +75,25 @@ class TeacherSettings:
                     "A teacher's base_url is http:// or https:// with a host and a path, without user, password or "
                     "query: keys belong into the environment variable that key_from names."
                 )
-        for name, least in (("timeout", 0.001), ("workers", 1), ("tries", 1), ("per_minute", 0)):
-            if getattr(self, name) < least:
-                raise UserError(f"A teacher's {name} is {getattr(self, name)}; it must be at least {least}.")
+        for name, least in (("timeout", 0.001), ("workers", 1), ("tries", 1), ("per_minute", 0), *_PRICES):
+            _require_least("A teacher's ", name, getattr(self, name), least)
         if (self.price_prompt is None) != (self.price_completion is None):
             raise UserError("A teacher has one price of two: give price_prompt and price_completion, or neither.")
 
-    @property
+    @cached_property
     def identity(self) -> str:
-        """``Teacher.name``: kind and model, or file; without the address, which changes from day to day."""
-        return f"{self.kind}:{self.model or Path(str(self.files)).name}"
+        """``Teacher.name``: kind and model; without the address, which changes from day to day.
+
+        Of traces on disk it is the name of the file and a hash of contents and columns: other traces, other teacher.
+        """
+        if self.kind != "replay":
+            return f"{self.kind}:{self.model}"
+        path = Path(str(self.files))
+        whole = hashlib.sha256(json.dumps(self.columns, sort_keys=True).encode())
+        for file in sorted(path.rglob("*")) if path.is_dir() else [path]:
+            if file.is_file():  # a data set of a hub has none here
+                whole.update(file.read_bytes())
+        return f"{self.kind}:{path.name}@{whole.hexdigest()[:8]}"
 
     @property
     def limits(self) -> Limits:
@@ -128,9 +143,8 @@ class Teach:
     def __post_init__(self) -> None:
         if not self.teachers:
             raise UserError("teach.teachers names no teacher. Give at least one: {name: {kind: server, ...}}.")
-        for name, least in (("max_tokens", 1), ("n", 1), ("temperature", 0)):
-            if getattr(self, name) < least:
-                raise UserError(f"teach.{name} is {getattr(self, name)}; it must be at least {least}.")
+        for name, least in (("max_tokens", 1), ("n", 1), ("temperature", 0), ("max_cost", 0)):
+            _require_least("teach.", name, getattr(self, name), least)
         if not 0 < self.top_p <= 1:
             raise UserError(f"teach.top_p is {self.top_p}; it must be above 0 and at most 1.")
         replayed = all(settings.get("kind") == "replay" for settings in self.teachers.values())
@@ -150,7 +164,7 @@ class Teach:
         if self.max_cost is not None and any(s.price_prompt is None for s in self.settings.values()):
             raise UserError("teach.max_cost needs price_prompt and price_completion of every teacher.")
 
-    @property
+    @cached_property
     def settings(self) -> dict[str, TeacherSettings]:
         """Name -> settings of every teacher."""
         return {
@@ -162,6 +176,12 @@ class Teach:
     def sampling(self) -> Sampling:
         """How every teacher draws its traces."""
         return Sampling(self.temperature, self.top_p, self.max_tokens, self.n, self.seed, tuple(self.stop))
+
+
+def _require_least(whose: str, name: str, value: float | None, least: float) -> None:
+    """Refuse a number below its least, and inf and nan, which no comparison finds."""
+    if value is not None and not (math.isfinite(value) and value >= least):
+        raise UserError(f"{whose}{name} is {value}; it must be a number, at least {least}.")
 
 
 def parse_teach(tree: Mapping[str, Any]) -> Teach:

@@ -69,7 +69,7 @@ def _draws(template: Template, n: int, rng: random.Random) -> list[Row]:
         found[key] = replace(
             row,
             id=f"{row.id}/draw-{len(found)}",
-            structure_id=row.structure_id or row.id,
+            structure_id=row.structure_id or row.set_id or row.id,
             set_id=None,
             valid=True,
         )
