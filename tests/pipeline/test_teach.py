@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import math
 import re
@@ -268,6 +269,60 @@ def test_other_traces_on_disk_are_other_answers(write: Any, teach: Any, tmp_path
     assert taught("two", "Third.") == {"Third."}  # the same file, edited
     assert "Third." not in taught("two", "Third.", columns={"completion": "other"})
     assert taught("one", "First.") == {"First."}
+
+
+def test_a_dry_run_reads_a_store_that_another_process_is_writing(write: Any, teach: Any, tmp_path: Path) -> None:
+    recipe = write(n=3, temperature=1.0)
+    assert teach(recipe)[0] == 0
+    with (tmp_path / "run/traces.jsonl").open("r+b") as store:
+        fcntl.flock(store, fcntl.LOCK_EX)
+        store.seek(0, 2)
+        store.write(b'{"key": "half')
+        store.flush()
+        code, printed = teach(recipe, "--dry-run")
+        assert (code, " 0 to ask" in printed) == (0, True)
+        assert teach(recipe, "--set", "teach.keep=all")[0] == 2  # but two cannot write
+
+
+def test_a_dry_run_counts_the_prompt_for_every_text_of_a_server(write: Any, teach: Any) -> None:
+    def read(**settings: Any) -> int:
+        printed = teach(write(temperature=1.0, **settings), "--dry-run")[1]
+        return int(re.search(r"about (\d+) tokens of prompts", printed)[1])  # type: ignore[index]
+
+    assert read(n=3) == 3 * read(n=1)
+
+
+def test_two_servers_with_one_model_have_names(write: Any, teach: Any, tmp_path: Path) -> None:
+    address = yaml.safe_load(write().read_text())["teach"]["teachers"]["a"]["base_url"]
+    teachers = {name: {"model": "adder", "base_url": address} for name in "ab"}
+    code, printed = teach(write(teachers=teachers))
+    assert (code, "Give one of them a name" in printed) == (2, True)
+    teachers["b"]["name"] = "other"
+    assert teach(write(teachers=teachers))[0] == 0
+    numbers = json.loads((tmp_path / "run/taught/teach.json").read_text())
+    assert set(numbers["by_teacher"]) == {"server:adder", "server:other"}
+
+
+def test_a_route_that_nothing_takes_is_refused(write: Any, teach: Any) -> None:
+    code, printed = teach(write(by="domain", route={"law": "a", "medicine": "a", "lore": "a"}))
+    assert (code, "teach.route names 'lore', but no row has this domain" in printed) == (2, True)
+    code, printed = teach(write(route={"law": "a"}))
+    assert (code, "name the column in teach.by" in printed) == (2, True)
+
+
+def test_log_probs_are_asked_for_where_the_recipe_says_so(write: Any, teach: Any) -> None:
+    code, printed = teach(write(logprobs=2))
+    assert (code, "log-probs were asked for, and the server gave none" in printed) == (2, True)
+    assert {request["top_logprobs"] for request in Adder.asked} == {2}
+
+
+def test_characters_that_are_no_unicode_are_counted(
+    write: Any, teach: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Adder, "aside", {4: " \ud800"})
+    code, printed = teach(write(), "--set", "split.valid=0", "--set", "split.test=0.1", "--set", "split.seed_data=1")
+    assert (code, "2 traces have characters that are no Unicode" in printed) == (0, True)
+    assert any("\ufffd" in row["completion"] for row in lines(tmp_path / "run/taught/train.jsonl"))
 
 
 def test_an_example_without_a_solution_is_refused(write: Any, teach: Any, tmp_path: Path) -> None:

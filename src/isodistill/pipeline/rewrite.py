@@ -24,8 +24,8 @@ def rewrite_run(recipe: Recipe, folder: Path, command: str) -> Rewriting:
     """Rewrite the rows of ``recipe.problems`` and write into ``folder``:
 
     ``rows.jsonl`` (the accepted sets), ``rejected.jsonl`` (every set that was not accepted, with its reason),
-    ``attempts.jsonl`` (every refused text), ``answers.jsonl`` (the store: nothing in it is asked again), ``report.html``
-    and, where a teacher gave no answer, ``refused.jsonl``.
+    ``attempts.jsonl`` (every refused text), ``answers.jsonl`` (the store: nothing in it is asked again),
+    ``report.html`` and, where a teacher gave no answer, ``refused.jsonl``.
 
     Raises:
         UserError: no group ``rewrite``, unreadable rows, a teacher that is down or gives no answer about more than the

@@ -24,10 +24,10 @@ from isodistill.pipeline.stamps import Stamps, digest
 from isodistill.pipeline.taught import Trace, summary, summary_lines
 from isodistill.pipeline.teachers import make_teacher
 from isodistill.recipe import Recipe
-from isodistill.teachers.asking import Refused, ask_all, cost_of, most_cost, prompt_tokens
+from isodistill.teachers.asking import Refused, ask_all, cost_of, prompt_tokens
 from isodistill.teachers.prompts import Template, builtin_examples, load_template, one_answer_sentence
 from isodistill.teachers.settings import Teach, TeacherSettings, parse_teach
-from isodistill.teachers.store import AnswerStore, Request
+from isodistill.teachers.store import AnswerStore, Request, answered_keys
 
 __all__ = ["plan_in_words", "summary_lines", "teach_rows"]
 
@@ -132,16 +132,18 @@ def plan_in_words(recipe: Recipe, folder: Path) -> list[str]:
     requests = {asked.request.key: asked.request for asked in plan.asked}
     stored: set[str] = set()
     if (folder / TRACES).exists():
-        with AnswerStore(folder / TRACES, plan.made_with) as store:
-            stored = set(store) & requests.keys()
+        stored = answered_keys(folder / TRACES, plan.made_with) & requests.keys()
     lines = [f"{len(requests)} requests, {len(stored)} answered already, {len(requests) - len(stored)} to ask"]
     for name, settings in plan.by_name.items():
         todo = [r for key, r in requests.items() if r.teacher == name and key not in stored]
-        reading = sum(prompt_tokens(request) for request in todo)
+        # A server that knows no n reads the prompt once for every text.
+        sendings = plan.teach.n if settings.kind == "server" else 1
+        reading = sendings * sum(prompt_tokens(request) for request in todo)
         writing = sum(request.sampling.n * request.sampling.max_tokens for request in todo)
         prices = settings.limits.prices
-        cost = sum(most_cost(request, prices) for request in todo)
-        money = f"at most {cost:.4f} in money" if prices else "no prices given, so no money is counted"
+        money = "no prices given, so no money is counted"
+        if prices:
+            money = f"at most {prices.of(reading, writing):.4f} in money"
         lines.append(
             f"  {name}: {len(todo)} requests, about {reading} tokens of prompts (3 characters each), at most {writing} "
             f"tokens of answers, {money}"
@@ -166,6 +168,7 @@ def _plan(recipe: Recipe, folder: Path) -> _Plan:
         if (folder / "problems" / f"{split}.jsonl").exists():
             for row in read_split(folder, split):
                 asked += [_Asked(row, split, one) for one in _requests(teach, settings, template, plain, row)]
+    _check_route(teach, folder)
     by_name = {one.identity: one for one in settings.values()}
     # The teachers stand in the keys alone, so that one more is asked beside the others and none of them again.
     made_with = {"template": template.id, "sampling": asdict(teach.sampling)}
@@ -175,6 +178,20 @@ def _plan(recipe: Recipe, folder: Path) -> _Plan:
     settings_of_rows = [made_with, keys, teach.keep, teach.check_steps, asdict(recipe.overlap)]
     inputs = digest(settings_of_rows, [path for path in files if path.exists()])
     return _Plan(teach, by_name, asked, made_with, inputs)
+
+
+def _check_route(teach: Teach, folder: Path) -> None:
+    """Refuse a value of ``teach.route`` that no row has, in any split: it is mistyped."""
+    if teach.by is None or not teach.route:
+        return
+    splits = [name for name in ("train", "valid") if (folder / "problems" / f"{name}.jsonl").exists()]
+    rows = [row for name in [*splits, *untaught_splits(folder)] for row in read_split(folder, name)]
+    found = {str(getattr(row, teach.by)) for row in rows}
+    if unused := [value for value in teach.route if value not in found]:
+        raise UserError(
+            f"teach.route names {unused[0]!r}, but no row has this {teach.by}; the rows have "
+            f"{', '.join(sorted(found)[:10])}."
+        )
 
 
 def _requests(

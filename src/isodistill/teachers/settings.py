@@ -29,6 +29,8 @@ class TeacherSettings:
     """One teacher.
 
     Attributes:
+        name: under which its answers are kept and shown; null takes the model, or the name of the file. Two teachers
+            with one model need one.
         kind: ``server`` (any OpenAI-compatible one), ``local`` (a model in this process), ``replay`` (traces on disk).
         model: server: the name under which it has the model; local: what ``student`` may be.
         base_url: server: its address, such as http://localhost:8000/v1.
@@ -43,6 +45,7 @@ class TeacherSettings:
         columns: replay: our column -> theirs.
     """
 
+    name: str | None = None
     kind: str = "server"
     model: str | None = None
     base_url: str | None = None
@@ -87,13 +90,13 @@ class TeacherSettings:
         Of traces on disk it is the name of the file and a hash of contents and columns: other traces, other teacher.
         """
         if self.kind != "replay":
-            return f"{self.kind}:{self.model}"
+            return f"{self.kind}:{self.name or self.model}"
         path = Path(str(self.files))
         whole = hashlib.sha256(json.dumps(self.columns, sort_keys=True).encode())
         for file in sorted(path.rglob("*")) if path.is_dir() else [path]:
             if file.is_file():  # a data set of a hub has none here
                 whole.update(file.read_bytes())
-        return f"{self.kind}:{path.name}@{whole.hexdigest()[:8]}"
+        return f"{self.kind}:{self.name or path.name}@{whole.hexdigest()[:8]}"
 
     @property
     def limits(self) -> Limits:
@@ -120,6 +123,7 @@ class Teach:
         n: traces per problem and teacher.
         seed: of the sampling, for teachers that know one.
         stop: texts that end a trace.
+        logprobs: log-probs per token that a server is asked for beside the text; they are kept in the store.
         max_cost: most money; needs the prices of every teacher.
         keep: ``correct`` learns from verified traces alone, ``all`` also from wrong ones.
         check_steps: refuse traces with a wrong sum such as 7 x 6 = 41, whatever they end in.
@@ -136,6 +140,7 @@ class Teach:
     n: int = 1
     seed: int = 0
     stop: list[str] = field(default_factory=list)
+    logprobs: int = 0
     max_cost: float | None = None
     keep: str = "correct"
     check_steps: bool = True
@@ -143,7 +148,7 @@ class Teach:
     def __post_init__(self) -> None:
         if not self.teachers:
             raise UserError("teach.teachers names no teacher. Give at least one: {name: {kind: server, ...}}.")
-        for name, least in (("max_tokens", 1), ("n", 1), ("temperature", 0), ("max_cost", 0)):
+        for name, least in (("max_tokens", 1), ("n", 1), ("temperature", 0), ("max_cost", 0), ("logprobs", 0)):
             _require_least("teach.", name, getattr(self, name), least)
         if not 0 < self.top_p <= 1:
             raise UserError(f"teach.top_p is {self.top_p}; it must be above 0 and at most 1.")
@@ -158,6 +163,10 @@ class Teach:
         if self.by not in (None, "domain", "teacher", "structure_id", "answer_type", "split"):
             raise UserError(
                 f"teach.by is {self.by!r}; it is one of domain, teacher, structure_id, answer_type and split."
+            )
+        if self.route and self.by is None:
+            raise UserError(
+                "teach.route says which teacher takes which value of a column; name the column in teach.by."
             )
         if unknown := [name for name in self.route.values() if name not in self.teachers]:
             raise UserError(f"teach.route names {unknown[0]}, but teach.teachers has {', '.join(self.teachers)}.")
@@ -175,7 +184,9 @@ class Teach:
     @property
     def sampling(self) -> Sampling:
         """How every teacher draws its traces."""
-        return Sampling(self.temperature, self.top_p, self.max_tokens, self.n, self.seed, tuple(self.stop))
+        return Sampling(
+            self.temperature, self.top_p, self.max_tokens, self.n, self.seed, tuple(self.stop), self.logprobs
+        )
 
 
 def _require_least(whose: str, name: str, value: float | None, least: float) -> None:
@@ -193,5 +204,5 @@ def parse_teach(tree: Mapping[str, Any]) -> Teach:
     teach = parse_settings(Teach, tree, [], "the group teach of the recipe")
     names = [settings.identity for settings in teach.settings.values()]
     if len(set(names)) < len(names):
-        raise UserError(f"teach.teachers names one teacher twice: {', '.join(names)}.")
+        raise UserError(f"teach.teachers names one teacher twice: {', '.join(names)}. Give one of them a name.")
     return teach

@@ -23,7 +23,7 @@ from typing import Any
 from isodistill.errors import UserError
 from isodistill.teachers.base import Answer, Messages, Sampling
 
-__all__ = ["AnswerStore", "Request", "request_key"]
+__all__ = ["AnswerStore", "Request", "answered_keys", "request_key"]
 
 _SCHEMA = 1
 _BEGIN = f'{{"store": {_SCHEMA}, '.encode()
@@ -57,6 +57,25 @@ def request_key(teacher: str, template: str, messages: Messages, sampling: Sampl
     """SHA-256 (hex) of (teacher, template, messages, sampling)."""
     whole = [teacher, template, [dict(message) for message in messages], asdict(sampling)]
     return hashlib.sha256(json.dumps(whole, sort_keys=True).encode()).hexdigest()
+
+
+def answered_keys(path: Path, made_with: Mapping[str, Any]) -> set[str]:
+    """The keys of all whole answers in a store, read without a claim to it: another process may be writing.
+
+    Raises:
+        UserError: it was made with other settings, or is damaged.
+    """
+    whole = set()
+    with path.open("rb") as file:
+        for number, line in enumerate(file, start=1):
+            if not line.endswith(b"\n"):
+                break  # being written, or cut by a kill
+            record = _parsed(line, f"{path}, line {number}")
+            if number == 1:
+                _check_header(record, json.loads(json.dumps(made_with)), path)
+            elif "texts" in record and not record.get("more"):
+                whole.add(str(record.get("key")))
+    return whole
 
 
 class AnswerStore:
