@@ -316,7 +316,7 @@ def test_traces_of_teachers_have_a_section_of_their_own(make_run: MakeRun) -> No
         "requests": 9, "answered": 8, "prompt_tokens": 70, "completion_tokens": 400, "cost": 0.0123, "refused": 1,
         "all": one, "by_domain": {"law": one}, "by_teacher": {"server:<big>": one},
         "examples": {"wrong": "row-3 of server:<big>: answers 7 instead of 9"},
-        "disagreement": {"a | b": {"problems": 4, "differ": 3}},
+        "disagreement": {"a | b": {"problems": 4, "differ": 3}, "a | c": {"problems": 0, "differ": 0}},
     }  # fmt: skip
     (run / "taught").mkdir()
     (run / "taught/teach.json").write_text(json.dumps(taught))
@@ -325,6 +325,7 @@ def test_traces_of_teachers_have_a_section_of_their_own(make_run: MakeRun) -> No
     for words in ("8 of 9 requests were answered, 1 refused", "0.0123 in money", "75.0", "wrong answer", "law", ">32<",
                   "server:&lt;big&gt;", "answers 7 instead of 9", "differ in 3 of 4 problems"):  # fmt: skip
         assert words in section
+    assert "of 0 problems" not in section
     (run / "taught/teach.json").write_text("{")
     with pytest.raises(UserError, match=r"teach.json is damaged"):
         report(run)

@@ -24,6 +24,7 @@ from isodistill.errors import UserError
 from isodistill.evaluation.answer import Provenance, answer_rows, read_representations
 from isodistill.evaluation.records import PredictionLog, Stage
 from isodistill.evaluation.results import json_text, split_results
+from isodistill.isomers.rewrite.settings import parse_rewrite
 from isodistill.models.stacked import stack_adapters
 from isodistill.models.tiny import TINY
 from isodistill.objectives import LabelMultitask
@@ -34,7 +35,7 @@ from isodistill.pipeline.ranks import is_main
 from isodistill.pipeline.stamps import Stamps, digest, files_under
 from isodistill.pipeline.start import start_of
 from isodistill.pipeline.target import target_rows
-from isodistill.pipeline.teachers import training_scorer, training_teacher
+from isodistill.pipeline.teachers import judge_settings, training_scorer, training_teacher
 from isodistill.recipe import Recipe, dump_recipe, parse_recipe, typed
 from isodistill.teachers.settings import parse_teach
 from isodistill.training import DistillConfig, DistillTrainer
@@ -62,6 +63,10 @@ def resolved(recipe: Recipe) -> dict[str, Any]:
     if recipe.teach is not None:
         teach = parse_teach(recipe.teach)
         tree["teach"] = asdict(teach) | {"teachers": {name: asdict(one) for name, one in teach.settings.items()}}
+    # Other verbs use these, yet what is written into recipe.yaml must be known keys: one of them may hold a secret.
+    if recipe.rewrite is not None:
+        parse_rewrite(recipe.rewrite)
+    judge_settings(recipe)
     return tree
 
 
