@@ -295,13 +295,13 @@ def _records(steps: int, runs: list[Run]) -> list[Run]:
     return [
         {"setting": SETTINGS[steps], **_record(method, metric, found)}
         for method in METHODS
-        for metric in (*METRICS, "auroc", "seconds")
+        for metric in (*METRICS, "auroc")
         if any(_value(run, metric) is not None for run in found[method].values())
     ]
 
 
 def _value(run: Run, metric: str) -> float | None:
-    value: float | None = run[metric] if metric in ("auroc", "seconds") else run["scores"][metric]
+    value: float | None = run[metric] if metric == "auroc" else run["scores"][metric]
     return value
 
 
@@ -311,8 +311,6 @@ def _record(method: str, metric: str, found: dict[str, dict[int, Run]]) -> Run:
     mean, sd = mean_sd(defined)
     pairs = [(values[seed], _value(run, metric)) for seed, run in found["fkl"].items() if seed in values]
     apart = [ours - theirs for ours, theirs in pairs if ours is not None and theirs is not None]
-    if metric == "seconds":
-        apart = [-difference for difference in apart]
     compared = method != "fkl" and len(apart) >= MIN_SEEDS
     first = next(iter(found[method].values()))
     return {
@@ -336,8 +334,8 @@ def tables(records: list[Run], runs: list[Run]) -> str:
         if not found:
             continue
         lines += ["", f"### {label.rpartition(', ')[2]}", ""]
-        lines.append(f"| method | seeds | {' | '.join(head)} | AUROC of delta | seconds |")
-        lines.append(f"| --- | ---: |{' ---: |' * (len(head) + 2)}")
+        lines.append(f"| method | seeds | {' | '.join(head)} | AUROC of delta |")
+        lines.append(f"| --- | ---: |{' ---: |' * (len(head) + 1)}")
         lines += _before([run for run in runs if run["steps"] == steps])
         for method, (words, _) in METHODS.items():
             if (method, "acc") in found:
@@ -345,7 +343,7 @@ def tables(records: list[Run], runs: list[Run]) -> str:
                 for metric in METRICS:
                     cells += [_mean(found[method, metric]), _difference(found[method, metric])]
                 cells.append(_mean(found[method, "auroc"]) if (method, "auroc") in found else "-")
-                lines.append(f"| {' | '.join(cells)} | {found[method, 'seconds']['mean']:.0f} |")
+                lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines).strip()
 
 
@@ -358,7 +356,7 @@ def _before(runs: list[Run]) -> list[str]:
         for metric in METRICS:
             values = [scores[metric] for scores in by_seed.values()]
             cells += [f"{sum(values) / len(values):.3f}", "-"]
-        lines.append(f"| {label} | {len(by_seed)} | {' | '.join(cells)} | - | - |")
+        lines.append(f"| {label} | {len(by_seed)} | {' | '.join(cells)} | - |")
     return lines
 
 

@@ -59,7 +59,7 @@ def test_no_objective_is_left_out() -> None:
 
 @every
 def test_padding_changes_nothing(under: Taught, objective: dict[str, Any]) -> None:
-    clean, soiled = (under(objective, sets_per_batch=4) for _ in range(2))
+    clean, soiled = (under(objective, sets_per_batch=2) for _ in range(2))
     collate = soiled.data_collator
 
     def padded(rows: Sequence[Any]) -> dict[str, torch.Tensor]:
@@ -78,10 +78,9 @@ def test_padding_changes_nothing(under: Taught, objective: dict[str, Any]) -> No
 
 @pytest.mark.parametrize("objective", [OWN[0], {"name": "jsd"}, {"name": "vcrd"}, OWN[-4]], ids=name_of)
 def test_means_of_domains_do_not_depend_on_the_split(under: Taught, objective: dict[str, Any]) -> None:
-    sets = 8 if objective["name"] == "label_multitask" else 4
-    whole = gradient(under(objective, method="erm", sets_per_batch=sets))
-    alike(gradient(under(objective, method="erm", sets_per_batch=sets // 4, gradient_accumulation_steps=4)), whole)
-    pooled = gradient(under(objective, sets_per_batch=sets))
+    whole = gradient(under(objective, method="erm", sets_per_batch=4))
+    alike(gradient(under(objective, method="erm", sets_per_batch=1, gradient_accumulation_steps=4)), whole)
+    pooled = gradient(under(objective, sets_per_batch=4))
     assert any(not torch.allclose(pooled[name], value, rtol=1e-2) for name, value in whole.items())
 
 
@@ -145,7 +144,7 @@ def test_vcrd_stands_inside_every_alignment(under: Taught, adapter: Any, name: s
     """At beta 0 it is forward KL under the same alignment, bit for bit; else it is not."""
     trained = []
     for objective in ({"name": "fkl"}, {"name": "vcrd", "beta": 0.0}, {"name": "vcrd", "beta": 4.0}):
-        trainer = under(objective, alignment={"name": name})
+        trainer = under(objective, alignment={"name": name}, max_steps=2)  # Adam's first step knows signs alone
         trainer.train()
         trained.append(adapter(trainer))
     expected, neutral, weighted = trained

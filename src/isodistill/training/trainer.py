@@ -137,8 +137,7 @@ class DistillTrainer(ResumableTrainer):
         )
         self.scorer = scorer
         self._add_callbacks()
-        self._extra: dict[str, float] = {}
-        self._rare: dict[str, float] = {}  # measured in some steps alone, logged as it is
+        self._extra, self._rare = dict[str, float](), dict[str, float]()  # sums over steps; what some steps measure
         self._skips = self._logged_step = self._turn = 0
         self._step_done = False
         self._engine: ExitStack | None = None
