@@ -195,10 +195,16 @@ def difference(found: dict[str, dict[int, Run]], method: str, rival: str, metric
 
 
 def tables(records: Sequence[Run]) -> list[str]:
-    """All numbers of every pair, and the means over pairs."""
+    """Source x target for the loss on the target; then all numbers of every pair, and the means over pairs."""
     known = {(r["setting"], r["method"], r["metric"]): r for r in records}
-    lines = []
-    for setting in dict.fromkeys(record["setting"] for record in records):
+    settings = [*dict.fromkeys(record["setting"] for record in records)]
+    lines = ["", f"| target, loss | {' | '.join(settings)} |", "| --- |" + " ---: |" * len(settings)]
+    for method, label in METHODS.items():
+        found = [known.get((setting, method, "loss_target")) for setting in settings]
+        if any(found):
+            means = [f"{one['mean']:.3f}" if one else "" for one in found]
+            lines.append(f"| {label} | {' | '.join(means)} |")
+    for setting in settings:
         lines += ["", f"**{setting}**", "", f"| method | seeds | {' | '.join(METRICS.values())} |"]
         lines.append("| --- |" + " ---: |" * (len(METRICS) + 1))
         for method, label in METHODS.items():
