@@ -87,13 +87,14 @@ def of_pair(runs: Sequence[Run], pair: tuple[str, str]) -> list[Run]:
 
 
 def of_all(runs: Sequence[Run], pairs: Sequence[tuple[str, str]]) -> list[Run]:
-    """Records over all pairs for each metric and method that all pairs have; the intervals are over pairs."""
+    """Records over all pairs that have the metric, of methods that all these have; the intervals are over pairs."""
     by_pair = [by_method([run for run in runs if (run["source"], run["target"]) == pair]) for pair in pairs]
     setting, found = f"mean over {len(pairs)} pairs", []
     for metric in METRICS:
         means = {}
+        whole = [one for one in by_pair if all(value(run, metric) is not None for run in one["sft"].values())]
         for method in METHODS:
-            values = [[value(run, metric) for run in one.get(method, {}).values()] for one in by_pair]
+            values = [[value(run, metric) for run in one.get(method, {}).values()] for one in whole]
             if all(each and None not in each for each in values):
                 means[method] = [float(np.mean(each)) for each in values]  # type: ignore[arg-type]
         for method, values in means.items():
@@ -146,10 +147,10 @@ def value(run: Run, metric: str) -> float | None:
     """A metric of one run; None where it has none."""
     if metric in SPLITS:
         return float(np.mean(right(run, SPLITS[metric])))
+    if run["method"] == "step_by_step" and metric != "probe":
+        return None  # it is asked for its label alone, and its held-out sequences are others
     if metric in ("probe", "loss_target"):
         return cast("float | None", run[metric])
-    if run["method"] == "step_by_step":
-        return None  # it is asked for its label alone, and its held-out sequences are others
     return steps_to_90(run["curve"]) if metric == "steps_to_90" else float(run["curve"][-1][1])
 
 
@@ -195,10 +196,16 @@ def difference(found: dict[str, dict[int, Run]], method: str, rival: str, metric
 
 
 def tables(records: Sequence[Run]) -> list[str]:
-    """All numbers of every pair, and the means over pairs."""
+    """Source x target for the loss on the target; then all numbers of every pair, and the means over pairs."""
     known = {(r["setting"], r["method"], r["metric"]): r for r in records}
-    lines = []
-    for setting in dict.fromkeys(record["setting"] for record in records):
+    settings = [*dict.fromkeys(record["setting"] for record in records)]
+    lines = ["", f"| target, loss | {' | '.join(settings)} |", "| --- |" + " ---: |" * len(settings)]
+    for method, label in METHODS.items():
+        found = [known.get((setting, method, "loss_target")) for setting in settings]
+        if any(found):
+            means = [f"{one['mean']:.3f}" if one else "" for one in found]
+            lines.append(f"| {label} | {' | '.join(means)} |")
+    for setting in settings:
         lines += ["", f"**{setting}**", "", f"| method | seeds | {' | '.join(METRICS.values())} |"]
         lines.append("| --- |" + " ---: |" * (len(METRICS) + 1))
         for method, label in METHODS.items():

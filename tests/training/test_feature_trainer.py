@@ -230,6 +230,8 @@ def test_what_cannot_be_distilled_is_refused_at_once(made: Callable[..., Feature
         made(bert(), built("bert", True, 16), FlexKD(), rows(True, 1))
     with pytest.raises(UserError, match="have no labels"):
         made(bert(), built("bert", True, 16), FlexKD(), [{"input_ids": [1, 2]}] * 3)
+    with pytest.raises(UserError, match="without a length"):
+        made(bert(), built("bert", True, 16), FlexKD(), iter(rows(True)))
     with pytest.raises(UserError, match="temperature 0"):
         made(bert(), built("bert", True, 16), None, rows(True), temperature=0.0)
 

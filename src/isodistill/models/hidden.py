@@ -49,21 +49,23 @@ def predicting(labels: Tensor, encoder_decoder: bool) -> tuple[Tensor, Tensor]:
     return positions, shifted.flatten()[positions]
 
 
-def _first(batch: Mapping[str, Tensor], eos: int | None) -> Tensor:
+def _first(batch: Mapping[str, Tensor], eos: Sequence[int]) -> Tensor:
     return torch.zeros_like(batch["input_ids"][:, 0])
 
 
-def _last(batch: Mapping[str, Tensor], eos: int | None) -> Tensor:
+def _last(batch: Mapping[str, Tensor], eos: Sequence[int]) -> Tensor:
     ids = batch["input_ids"]
     mask = batch.get("attention_mask", torch.ones_like(ids))
     return (mask * torch.arange(ids.shape[1], device=ids.device)).argmax(1)
 
 
-def _last_eos(batch: Mapping[str, Tensor], eos: int | None) -> Tensor:
+def _last_eos(batch: Mapping[str, Tensor], eos: Sequence[int]) -> Tensor:
     ids = batch["input_ids"]
-    return (torch.eq(ids, -1 if eos is None else eos).long() * torch.arange(ids.shape[1], device=ids.device)).argmax(1)
+    return (
+        torch.isin(ids, torch.tensor(eos, device=ids.device)).long() * torch.arange(ids.shape[1], device=ids.device)
+    ).argmax(1)
 
 
 POOLED = {"first token": _first, "last token": _last, "last end-of-sequence token": _last_eos}
-"""Where classifiers of transformers read their feature: BERT's, those of decoders, BART's. Of a batch and the id of the
-end-of-sequence token, the place (B,) in every row."""
+"""Where classifiers of transformers read their feature: BERT's, those of decoders, BART's. Of a batch and the ids
+that end a sequence, the place (B,) in every row."""

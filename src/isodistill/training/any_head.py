@@ -86,7 +86,8 @@ class AnyHead:
         return {name: value for name, value in batch.items() if with_labels or name != "labels"}
 
     def _place(self, batch: Mapping[str, Tensor], rule: str) -> Tensor:
-        return POOLED[rule](batch, self._config.eos_token_id)
+        eos = self._config.eos_token_id
+        return POOLED[rule](batch, eos if isinstance(eos, list) else [] if eos is None else [eos])
 
     def _found_pool(self, rows: Mapping[str, Tensor], who: str) -> str:
         read = hidden_gradient(self.model, rows)[0].abs().sum(-1) > 0

@@ -203,6 +203,8 @@ def _described(row: Mapping[str, Any]) -> list[Any]:
 
 
 def _require_rows(rows: Any) -> None:
+    if not hasattr(rows, "__len__"):
+        raise UserError(f"The training rows are a {type(rows).__name__} without a length; give a list or a Dataset.")
     if len(rows) < 2:
         raise UserError(f"There are {len(rows)} training rows; features correlate over two or more.")
     if "labels" not in rows[0]:
