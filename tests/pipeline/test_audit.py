@@ -18,7 +18,7 @@ from isodistill.influence import Fit
 from isodistill.pipeline import audit_pairs
 
 N, N_SWAPPED = 150, 15
-SMALL = Fit(width=32, epochs=20, batch_size=75, recorded=1, probes=8)
+SMALL = Fit(epochs=20, batch_size=75, lr=1e-2, temperature=0.3, delta=5.0, recorded=1, probes=8)
 
 
 def written(path: Path, rows: list[dict]) -> Path:

@@ -3,7 +3,7 @@
 from isodistill.influence.ecif import DualEncoder, Influence, segment
 from isodistill.influence.heads import Fit, ProjectionHeads, fit_encoder, fit_heads
 from isodistill.influence.removal import SHARES, Curve, removal_curve
-from isodistill.influence.sets import SET_FIT, Belonging, belonging
+from isodistill.influence.sets import SET_FIT, Belonging, belonging, centred
 from isodistill.influence.solvers import SOLVERS, Solution, solve
 from isodistill.influence.suspicion import Suspicion, change_norms, suspect
 from isodistill.influence.trace import Retrieval, Trace, retrieve, trace_back
@@ -23,6 +23,7 @@ __all__ = [
     "Suspicion",
     "Trace",
     "belonging",
+    "centred",
     "change_norms",
     "fit_encoder",
     "fit_heads",
