@@ -12,6 +12,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from isodistill.cli import app
+from isodistill.errors import UserError
 from isodistill.influence import Fit, Influence
 from isodistill.models.image_encoder import load_image_encoder
 from isodistill.models.text_encoder import load_text_encoder
@@ -119,6 +120,8 @@ def test_nothing_that_decodes_is_an_error_that_names_the_first(tiny_clip, tmp_pa
     assert result.exit_code == 2
     assert "None of the 3 pairs could be read" in result.output
     assert "line 1, column image" in result.output
+    with pytest.raises(UserError, match="is a CLIP"):
+        load_text_encoder(str(tiny_clip))
 
 
 def test_loaded_encoders_are_scored_in_parameters_of_their_own(tiny_clip, tiny_text_encoder):
