@@ -21,7 +21,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from isodistill.data.rows import Row
-from isodistill.influence import SET_FIT, belonging
+from isodistill.influence import SET_FIT, belonging, centred
 from isodistill.isomers import generate_sets, import_groups
 from isodistill.models.text_encoder import TextEncoder, load_text_encoder
 
@@ -65,17 +65,6 @@ def features_of(rows: list[Row], encoder: TextEncoder) -> Tensor:
     return normalize(torch.cat([encoder.encode_a(texts[n : n + 32]) for n in range(0, len(texts), 32)]), dim=-1)
 
 
-def centred(features: Tensor, rows: list[Row]) -> Tensor:
-    """Without the mean of each domain."""
-    places = defaultdict(list)
-    for n, row in enumerate(rows):
-        places[row.domain].append(n)
-    features = features.clone()
-    for group in places.values():
-        features[group] -= features[group].mean(0)
-    return normalize(features, dim=-1)
-
-
 def found(score: Tensor, planted: Tensor) -> tuple[float, float]:
     """AUROC and precision of a score that is low for what does not belong."""
     auroc = (score[planted][:, None] < score[~planted]).double().mean()
@@ -97,11 +86,11 @@ def main() -> None:
         for seed in SEEDS:
             rows, planted = swapped(draw(seed), seed)
             features, sets = features_of(rows, encoder), [str(row.set_id) for row in rows]
-            results["heads"].append(found(belonging(features, sets).member, planted))
+            less_domain = centred(features, [row.domain for row in rows])
+            results["heads"].append(found(belonging(less_domain, sets).member, planted))
+            results["heads, domains not centred"].append(found(belonging(features, sets).member, planted))
             results["cosine"].append(found(belonging(features, sets, plain).member, planted))
-            results["cosine, domains centred"].append(
-                found(belonging(centred(features, rows), sets, plain).member, planted)
-            )
+            results["cosine, domains centred"].append(found(belonging(less_domain, sets, plain).member, planted))
             print(f"{kind}, seed {seed}: {len(rows)} members, {int(planted.sum())} swapped", flush=True)
         for name, values in results.items():
             for i, measure in enumerate(("AUROC", "precision")):

@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 
 from isodistill.cli import app
 from isodistill.data.load import load_rows, write_rows
-from isodistill.influence import Fit, belonging, fit_heads
+from isodistill.influence import Fit, belonging, centred, fit_heads
 from isodistill.isomers import check_sets, generate_sets
 from isodistill.pipeline import audit_sets
 
@@ -66,7 +66,7 @@ def lines(path: Path) -> list[dict]:
 def test_swapped_members_are_found_and_not_kept(tiny_text_encoder, tmp_path):
     raw, wrong = sets_of(50)
     rows = load_rows(written(tmp_path / "sets.jsonl", raw)).rows
-    learning = Fit(width=32, epochs=30, temperature=0.3, delta=1.0, recorded=1)  # a random encoder has much to learn
+    learning = Fit(epochs=30, lr=1e-2, temperature=0.3, delta=1.0, recorded=1)  # a random encoder has much to learn
     found = audit_sets(rows, check_sets(rows), str(tiny_text_encoder), tmp_path, flag=0.2, how=learning)
     flagged = {row.id for row in found.flagged}
     assert (found.n_members, len(flagged)) == (150, 30)
@@ -123,3 +123,13 @@ def test_no_batch_holds_two_pairs_of_a_set_and_no_pair_is_judged_by_heads_that_s
         assert all(len({owner[n] for n in batch.tolist()}) == len(batch) for epoch in epochs for batch in epoch)
     mean = torch.stack([found.similarity[(found.pairs == n).any(1)].mean() for n in range(18)])
     assert torch.allclose(found.member, mean)
+
+
+def test_features_lose_the_mean_of_their_domain_but_not_where_it_has_few_rows():
+    features = torch.randn(23, 4, generator=torch.Generator().manual_seed(0)) + 3
+    domains = ["law"] * 12 + ["sports"] * 10 + [None]
+    result = centred(features, domains)
+    expected = torch.cat([features[:12] - features[:12].mean(0), features[12:22] - features[12:22].mean(0)])
+    assert torch.allclose(result[:22], torch.nn.functional.normalize(expected, dim=-1), atol=1e-6)
+    alone = features[22] - features.mean(0)
+    assert torch.allclose(result[22], alone / alone.norm(), atol=1e-6)

@@ -6,7 +6,7 @@ from isodistill.influence.fisher import EigenFactors, Factors, ProjectedFisher
 from isodistill.influence.heads import Fit, ProjectionHeads, fit_encoder, fit_heads
 from isodistill.influence.removal import SHARES, Curve, removal_curve
 from isodistill.influence.segments import BatchRecorder, Segment, read_segments, write_segments
-from isodistill.influence.sets import SET_FIT, Belonging, belonging
+from isodistill.influence.sets import SET_FIT, Belonging, belonging, centred
 from isodistill.influence.solvers import SOLVERS, Solution, solve, solve_by_factors
 from isodistill.influence.suspicion import Suspicion, change_norms, suspect
 from isodistill.influence.trace import Retrieval, Trace, retrieve, trace_back
@@ -32,6 +32,7 @@ __all__ = [
     "Suspicion",
     "Trace",
     "belonging",
+    "centred",
     "change_norms",
     "fit_encoder",
     "fit_heads",

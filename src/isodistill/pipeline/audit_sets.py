@@ -14,7 +14,7 @@ from torch import nn
 from isodistill.data.files import write_lines
 from isodistill.data.rows import Row
 from isodistill.errors import UserError
-from isodistill.influence import SET_FIT, Fit, belonging
+from isodistill.influence import SET_FIT, Fit, belonging, centred
 from isodistill.isomers import CheckReport
 from isodistill.pipeline.pair_features import load_encoder
 
@@ -66,7 +66,7 @@ def audit_sets(
     with torch.no_grad():
         texts = [_text(row) for row in members]
         parts = [encoder.encode_b(texts[n : n + _BATCH]) for n in range(0, len(texts), _BATCH)]
-    features = nn.functional.normalize(torch.cat(parts), dim=-1)
+    features = centred(nn.functional.normalize(torch.cat(parts), dim=-1), [row.domain for row in members])
     broken = (~features.isfinite().all(1)).nonzero()[:, 0].tolist()
     if broken:
         first = members[broken[0]].id

@@ -67,7 +67,7 @@ def _scores(summary: Mapping[str, Any], ranked: Sequence[Mapping[str, Any]]) -> 
         marks=[(ranked[n_out - 1]["score"], f"lowest {100 * summary['remove']:g} %")] if n_out else [],
         name="scores",
         title="Scores of all pairs",
-        label="relative influence; left of 0 is harmful",
+        label="influence; left of 0 is harmful",
     )
 
 
