@@ -122,7 +122,8 @@ def collect(found: Values, setting: str, label: str, metrics: tuple[str, ...], r
 
 def heading(label: str, n_seeds: int) -> list[str]:
     """The heading of a table, with an empty line on both sides."""
-    return ["", f"### {label[0].upper()}{label[1:]} ({n_seeds} seeds)", ""]
+    seeds = "1 seed" if n_seeds == 1 else f"{n_seeds} seeds"
+    return ["", f"### {label[0].upper()}{label[1:]} ({seeds})", ""]
 
 
 def found_table(records: list[Run]) -> list[str]:
