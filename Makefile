@@ -9,7 +9,7 @@ demo: $(READY)  ## the whole way on a built-in example; prints where report.html
 	$(BIN)/isodistill demo
 
 test: $(READY)  ## unit, fault, distributed and real-data tests on two processes, then the real student alone
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 -m "not e2e"
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadgroup -m "not e2e"
 	$(BIN)/pytest -m e2e
 
 lint: $(READY)  ## style, types, and which room may import which

@@ -11,16 +11,16 @@ it the tables of docs/results/compare.md. `--runs 0` only writes these.
 from __future__ import annotations
 
 import argparse
-import importlib.util
 import json
 import math
 from collections.abc import Iterator
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import torch
+from cells import difference_cell, mean_cell
 
+import lab
 from isodistill.data.files import read_log, write_between_marks, write_lines
 from isodistill.evaluation import mean_sd
 from isodistill.evaluation.statistics import MIN_SEEDS, paired_interval
@@ -81,27 +81,16 @@ def main() -> None:
     parser.add_argument("--results", type=Path, default=RESULTS, help="folder of compare-runs.jsonl and what it gives")
     given = parser.parse_args()
     torch.set_num_threads(1)
-    lab = lab_study()
     log = given.results / "compare-runs.jsonl"
     done = {run["command"] for run in read_log(log)}
     missing = [run for run in planned() if run["command"] not in done]
     for number, run in enumerate(missing[: given.runs], start=1):
         lab.append(log, run | {"record": lab.train_and_test(run)})
         print(f"{number} of {len(missing)}: {run['command']}", flush=True)
-    records = collect(lab, read_log(log))
+    records = collect(read_log(log))
     write_records(given.results / "compare.json", records, SETTING)
     page = given.results / "compare.md"
     write_between_marks(page, BEGIN, END, tables(records))
-
-
-def lab_study() -> ModuleType:
-    """The study of IGA, whose log and intervals serve here too."""
-    spec = importlib.util.spec_from_file_location("lab_study", Path(__file__).with_name("lab.py"))
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 def planned() -> Iterator[Run]:
@@ -126,20 +115,20 @@ def write_records(path: Path, records: list[Run], setting: str) -> None:
     write_lines(path, [json.dumps(whole, indent=1, allow_nan=False)])
 
 
-def collect(lab: ModuleType, runs: list[Run]) -> list[Run]:
+def collect(runs: list[Run]) -> list[Run]:
     """One record per method and metric; differences are paired by seed."""
     found: dict[str, dict[int, Run]] = {method: {} for method in METHODS}
     for run in runs:
         found[run["method"]][run["record"]["seed"]] = run["record"]
     return [
-        _record(lab, method, metric, {name: dict(sorted(seeds.items())) for name, seeds in found.items()})
+        _record(method, metric, {name: dict(sorted(seeds.items())) for name, seeds in found.items()})
         for method in METHODS
         if found[method]
         for metric in METRICS
     ]
 
 
-def _record(lab: ModuleType, method: str, metric: str, found: dict[str, dict[int, Run]]) -> Run:
+def _record(method: str, metric: str, found: dict[str, dict[int, Run]]) -> Run:
     runs = found[method]
     values = {seed: _value(run, metric) for seed, run in runs.items()}
     defined = [value for value in values.values() if value is not None]
@@ -209,19 +198,6 @@ def tables(records: list[Run]) -> str:
                 cells += [difference_cell(found[method, metric], rival) for metric in metrics]
                 lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
-
-
-def mean_cell(record: Run) -> str:
-    if record["mean"] is None:
-        return "-"
-    return f"{record['mean']:.3f}" + ("" if record["sd"] is None else f" ± {record['sd']:.3f}")
-
-
-def difference_cell(record: Run, rival: str) -> str:
-    if rival not in record["diff_to"]:
-        return "-"
-    value, low, high = record["diff_to"][rival]
-    return f"{value:+.3f} ({low:+.3f} to {high:+.3f})"
 
 
 if __name__ == "__main__":

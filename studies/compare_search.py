@@ -16,15 +16,16 @@ writes these.
 from __future__ import annotations
 
 import argparse
-import importlib.util
 import math
 from collections.abc import Mapping
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
+import compare_lab as study
 import torch
+from cells import difference_cell, mean_cell
 
+import lab
 from isodistill.data.files import append_log, read_log, write_between_marks
 from isodistill.evaluation import mean_sd
 from isodistill.evaluation.selection import Choice, Setting, choose
@@ -60,35 +61,23 @@ def main() -> None:
     parser.add_argument("--results", type=Path, default=RESULTS, help="folder of the log and what it gives")
     given = parser.parse_args()
     torch.set_num_threads(1)
-    study = compare_study()
-    lab = study.lab_study()
     log = given.results / "compare-search-runs.jsonl"
     done = {run["command"] for run in read_log(log)}
-    missing = [run for run in planned(study) if run["command"] not in done]
+    missing = [run for run in planned() if run["command"] not in done]
     for number, run in enumerate(missing[: given.runs], start=1):
         record = lab.train_and_test(run)
         append_log(log, {key: run[key] for key in ("method", "draw", "without", "command")} | {"record": record})
         print(f"{number} of {len(missing)}: {run['command']}", flush=True)
-    records = collect(study, read_log(log))
+    records = collect(read_log(log))
     study.write_records(given.results / "compare.json", records, "selected by")
     page = given.results / "compare.md"
-    write_between_marks(page, BEGIN, END, tables(study, records))
+    write_between_marks(page, BEGIN, END, tables(records))
 
 
-def compare_study() -> ModuleType:
-    """The study of the same methods at their defaults."""
-    spec = importlib.util.spec_from_file_location("compare_lab", Path(__file__).with_name("compare_lab.py"))
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-def planned(study: ModuleType) -> list[Run]:
+def planned() -> list[Run]:
     """Every run, what it is and the command that makes it: the first seed whole, then the others, left-out last."""
     runs = [
-        _planned(study, method, draw, seed, without)
+        _planned(method, draw, seed, without)
         for seed in SEEDS
         for draw in range(DRAWS)
         for method in METHODS
@@ -97,7 +86,7 @@ def planned(study: ModuleType) -> list[Run]:
     return sorted(runs, key=lambda run: run["without"] >= 0 and run["tree"]["seed"] > 0)
 
 
-def _planned(study: ModuleType, method: str, draw: int, seed: int, without: int) -> Run:
+def _planned(method: str, draw: int, seed: int, without: int) -> Run:
     _, preset, options = study.METHODS[method]
     given = [*COMMON, *options, *draw_of(preset, draw), *([f"task.without={without}"] if without >= 0 else [])]
     command = f"python -m isodistill.lab --method {preset} --seed {seed}"
@@ -153,7 +142,7 @@ def choices(runs: list[Run]) -> dict[str, dict[str, Choice]]:
     return chosen
 
 
-def collect(study: ModuleType, runs: list[Run]) -> list[Run]:
+def collect(runs: list[Run]) -> list[Run]:
     """One record per rule, method and metric of the chosen settings; differences are paired by seed."""
     seeds = finished(runs, (-1,))
     whole = {
@@ -162,7 +151,7 @@ def collect(study: ModuleType, runs: list[Run]) -> list[Run]:
         if run["without"] < 0 and run["record"]["seed"] in seeds
     }
     return [
-        _record(study, rule, method, metric, chosen, whole)
+        _record(rule, method, metric, chosen, whole)
         for rule, chosen in choices(runs).items()
         for method in METHODS
         for metric in METRICS
@@ -170,7 +159,6 @@ def collect(study: ModuleType, runs: list[Run]) -> list[Run]:
 
 
 def _record(
-    study: ModuleType,
     rule: str,
     method: str,
     metric: str,
@@ -214,7 +202,7 @@ def _record(
     }
 
 
-def tables(study: ModuleType, records: list[Run]) -> str:
+def tables(records: list[Run]) -> str:
     """One table for each rule, the best mean first."""
     lines: list[str] = []
     for rule, by in RULES.items():
@@ -238,11 +226,11 @@ def tables(study: ModuleType, records: list[Run]) -> str:
                 study.METHODS[method][0],
                 accuracy["chosen"],
                 f"{accuracy['score']:.3f}",
-                study.mean_cell(accuracy),
+                mean_cell(accuracy),
             ]
             cells.append(" / ".join(f"{value:.3f}" for value in accuracy["seeds"]))
-            cells += [study.difference_cell(accuracy, rival) for rival in ("erm", "random_mask")]
-            cells += [study.mean_cell(found[method, metric]) for metric in METRICS[1:]]
+            cells += [difference_cell(accuracy, rival) for rival in ("erm", "random_mask")]
+            cells += [mean_cell(found[method, metric]) for metric in METRICS[1:]]
             lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines).strip() or "No seed is finished yet; the same command goes on."
 

@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from cells import difference_cell, mean_cell
 
 from isodistill.benchmarks import BENCHMARKS, trivial_records, write_benchmark
 from isodistill.data.files import append_log, read_log, write_between_marks, write_lines
@@ -340,8 +341,8 @@ def _section(title: str, records: Sequence[Run], runs: Sequence[Run]) -> str:
         f"| --- {'| ---: ' * len(columns)}|",
     ]
     for method in methods:
-        cells = [_mean(found.get((method, metric))) for metric in metrics]
-        cells[2], cells[3] = (_difference(found[method, "acc_ood"], rival) for rival in ("erm", "random_mask"))
+        cells = [mean_cell(found.get((method, metric))) for metric in metrics]
+        cells[2], cells[3] = (difference_cell(found[method, "acc_ood"], rival) for rival in ("erm", "random_mask"))
         cells[-2] = _ratio(found, method)
         cells[-1] = str(len(found[method, "acc_ood"]["seeds"])) if method not in TRIVIAL else "-"
         lines.append(f"| {LABELS[method]} | {' | '.join(cells)} |")
@@ -373,19 +374,6 @@ def _shape(title: str, runs: Sequence[Run]) -> str:
     train = next(r["train"] for r in runs if r["kind"] == "run" and r["benchmark"] == title and r["method"] == "erm")
     told = ", ".join(f"{n} {split}" for split, n in counts.items())
     return f"Items: {told}. Tokens of a training: {train['tokens']}."
-
-
-def _mean(record: Run | None) -> str:
-    if record is None or record["mean"] is None:
-        return "-"
-    return f"{record['mean']:.3f}" + ("" if record["sd"] is None else f" ± {record['sd']:.3f}")
-
-
-def _difference(record: Run, rival: str) -> str:
-    if rival not in record["diff_to"]:
-        return "-"
-    value, low, high = record["diff_to"][rival]
-    return f"{value:+.3f} ({low:+.3f} to {high:+.3f})"
 
 
 if __name__ == "__main__":

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from cells import difference_cell, mean_cell
 
 from isodistill.data.files import append_log, read_log, write_between_marks, write_lines
 from isodistill.evaluation import mean_sd
@@ -238,22 +239,14 @@ def tables(records: list[Run]) -> str:
                 accuracy = found[method, "acc_ood"]
                 others = [found[method, m] for m in ("agreement_ood", "lcs_ood", "lcs_ratio_ood", "acc_cue_random")]
                 seeds = " / ".join(f"{value:.3f}" for value in accuracy["seeds"])
-                cells = [name, _mean(accuracy), seeds, *(_difference(accuracy, r) for r in ("erm", "random_mask"))]
-                lines.append(f"| {' | '.join([*cells, *(_mean(other) for other in others)])} |")
+                cells = [
+                    name,
+                    mean_cell(accuracy),
+                    seeds,
+                    *(difference_cell(accuracy, r) for r in ("erm", "random_mask")),
+                ]
+                lines.append(f"| {' | '.join([*cells, *(mean_cell(other) for other in others)])} |")
     return "\n".join(lines).strip()
-
-
-def _mean(record: Run) -> str:
-    if record["mean"] is None:
-        return "-"
-    return f"{record['mean']:.3f}" + ("" if record["sd"] is None else f" ± {record['sd']:.3f}")
-
-
-def _difference(record: Run, rival: str) -> str:
-    if rival not in record["diff_to"]:
-        return "-"
-    value, low, high = record["diff_to"][rival]
-    return f"{value:+.3f} ({low:+.3f} to {high:+.3f})"
 
 
 if __name__ == "__main__":

@@ -15,6 +15,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from cells import difference_cell, mean_cell
+
 from isodistill.data.files import write_between_marks, write_lines
 from isodistill.evaluation import PredictionLog, Record, compare_seeds, mean_sd
 from isodistill.evaluation.answer import read_representations
@@ -122,26 +124,14 @@ def tables(records: list[dict[str, Any]]) -> str:
         "| --- | ---: | ---: | ---: | ---: |",
     ]
     for metric, (label, _, _) in METRICS.items():
-        cells = [_mean(found[method, metric]) for method in ("none", "erm", "iga")]
-        lines.append(f"| {label} | {' | '.join(cells)} | {_difference(found['iga', metric])} |")
+        cells = [mean_cell(found[method, metric]) for method in ("none", "erm", "iga")]
+        lines.append(f"| {label} | {' | '.join(cells)} | {difference_cell(found['iga', metric], 'erm')} |")
     lines += ["", "Every seed:", "", "| metric | method | seeds |", "| --- | --- | --- |"]
     for (method, metric), record in found.items():
         if metric in ("acc_ood", "acc_id") and method != "none":
             values = ", ".join(_number(value) for value in record["seeds"])
             lines.append(f"| {METRICS[metric][0]} | {method} | {values} |")
     return "\n".join(lines)
-
-
-def _mean(record: dict[str, Any]) -> str:
-    sd = "" if record["sd"] is None else f" ± {_number(record['sd'])}"
-    return f"{_number(record['mean'])}{sd}"
-
-
-def _difference(record: dict[str, Any]) -> str:
-    if "erm" not in record["diff_to"]:
-        return "-"
-    value, low, high = record["diff_to"]["erm"]
-    return f"{value:+.3f} ({low:+.3f} to {high:+.3f})"
 
 
 def _number(value: float | None) -> str:

@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from cells import difference_cell, mean_cell
 from peft import PeftModel
 
 from isodistill.data.files import append_log, read_log, write_between_marks, write_lines
@@ -313,10 +314,10 @@ def tables(records: list[dict[str, Any]]) -> str:
         for method in dict.fromkeys(m for m, _ in here):
             cue = here[method, "acc_cue_random"]
             rest = [
-                _mean(here[method, m])
+                mean_cell(here[method, m])
                 for m in ("acc_ood", "all_correct_cue_random", "lcs_ratio_cue_random", "train_loss")
             ]
-            cells = [method, _mean(cue), _gap(cue, "erm"), _gap(cue, "random_mask"), *rest]
+            cells = [method, mean_cell(cue), difference_cell(cue, "erm"), difference_cell(cue, "random_mask"), *rest]
             lines.append(f"| {' | '.join(cells)} |")
         lines += ["", "| method | seeds, cue random | seeds, unseen surfaces |", "| --- | --- | --- |"]
         for method in dict.fromkeys(m for m, _ in here):
@@ -324,15 +325,6 @@ def tables(records: list[dict[str, Any]]) -> str:
             lines.append(f"| {method} | {' | '.join(cells)} |")
         lines.append("")
     return "\n".join(lines).rstrip()
-
-
-def _mean(record: dict[str, Any]) -> str:
-    return f"{record['mean']:.3f}" + ("" if record["sd"] is None else f" ± {record['sd']:.3f}")
-
-
-def _gap(record: dict[str, Any], rival: str) -> str:
-    found = record["diff_to"].get(rival)
-    return "-" if found is None else f"{found[0]:+.3f} ({found[1]:+.3f} to {found[2]:+.3f})"
 
 
 if __name__ == "__main__":

@@ -7,6 +7,9 @@ traces in which *every subtraction of 7, 8 or 9 comes out one too high*: it is s
 right. The student was brought up on right traces until it got six sums of ten right. It then learns from the teacher's
 traces and logits, by each method of METHODS from the same start on the same rows in the same order.
 
+Step mode is scored by rules, by rollouts, by the teacher's likelihood, by a reward model, and by judges: one careless,
+one who shares the teacher's error (``vcrd_scorers``).
+
 A finished run is a line of docs/results/vcrd-runs.jsonl and is not run again; docs/results/vcrd.json and the tables of
 docs/results/vcrd.md are made from these. ``--runs 0`` only writes them. Teacher and students are kept in ``--work``.
 """
@@ -16,7 +19,6 @@ from __future__ import annotations
 import argparse
 import json
 import random
-import re
 import shutil
 import time
 from pathlib import Path
@@ -26,6 +28,7 @@ import torch
 from peft import LoraConfig
 from torch.nn import functional as F
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel
+from vcrd_scorers import SUM, Judge, reward_model, true_sum
 
 from isodistill import DistillConfig, DistillTrainer
 from isodistill.data.encode import encode_prompt, encode_rows
@@ -36,6 +39,7 @@ from isodistill.evaluation.generate import generate, merged_copy
 from isodistill.evaluation.statistics import MIN_SEEDS, paired_interval
 from isodistill.models.load import Student, load_student
 from isodistill.models.tiny import make_tiny_student
+from isodistill.validity import JudgeScorer, Scorer, make_scorer
 
 RESULTS, WORK = Path("docs/results"), Path("runs/vcrd")
 BEGIN, END = "<!-- tables: begin, made by studies/vcrd.py from vcrd.json -->", "<!-- tables: end -->"
@@ -49,6 +53,7 @@ OPERATIONS, PLANTED = 3, (7, 8, 9)
 N_TRAIN, N_TEST, ROWS, LR = 240, 200, 16, 2e-3
 STEPWISE = {"n_prefix": OPERATIONS + 1, "max_tokens": 16}
 RULE = {"steps": STEPWISE | {"scorer": {"name": "rule"}}}
+GIVEN = {"steps": STEPWISE | {"scorer": {"name": "given"}}}
 METHODS: dict[str, tuple[str, dict[str, Any]]] = {
     "sft": ("cross-entropy on the teacher's traces", {"name": "ce"}),
     "fkl": ("forward KL (w = 1)", {"name": "fkl"}),
@@ -63,6 +68,9 @@ METHODS: dict[str, tuple[str, dict[str, Any]]] = {
         "VCRD, steps by rollouts",
         {"name": "vcrd", "steps": STEPWISE | {"scorer": {"name": "rollout", "by": "base", "max_tokens": 40}}},
     ),
+    "vcrd_reward": ("VCRD, steps by a reward model that learned nothing", {"name": "vcrd", **GIVEN}),
+    "vcrd_judge": ("VCRD, steps by a careless judge", {"name": "vcrd", **GIVEN}),
+    "vcrd_judge_fooled": ("VCRD, steps by a judge with the teacher's error", {"name": "vcrd", **GIVEN}),
     "vcrd_permuted": ("control: rules, weights permuted", {"name": "vcrd", **RULE, "control": "permuted"}),
     "vcrd_constant": ("control: rules, constant of equal mean", {"name": "vcrd", **RULE, "control": "constant"}),
     "vcrd_reversed": ("control: rules, delta reversed", {"name": "vcrd", **RULE, "control": "reversed"}),
@@ -70,9 +78,11 @@ METHODS: dict[str, tuple[str, dict[str, Any]]] = {
 """Method -> label, objective; every one but the first with lam_ce 0 and lam_kd 1, so that the weights act on all."""
 HALFWAY = 0.6  # share of right sums at which a student is brought up no further
 METRICS = {"acc": "right answers", "planted": "planted sums right", "clean": "other sums right"}
-_SUM = re.compile(r"(\d+) ([+-]) (\d+) = (\d+)")
+CARELESS = 0.25  # share of the marks that the careless judge gets wrong
+REWARD_STEPS = 400
 
 Run = dict[str, Any]
+_seen: dict[str, dict[str, float]] = {}  # scores of models that no run changes
 
 
 def main() -> None:
@@ -177,6 +187,20 @@ def _pretrain(model: PreTrainedModel, tokenizer: Any, rows: list[Row], seed: int
                 return
 
 
+def scorer_of(method: str, work: Path) -> Scorer | None:
+    """The scorer that a method is given; None where its settings describe it."""
+    if method == "vcrd_judge":
+        return JudgeScorer(Judge("careless", careless=CARELESS), workers=1)
+    if method == "vcrd_judge_fooled":
+        return JudgeScorer(Judge("fooled", bias=1, biased=PLANTED), workers=1)
+    if method != "vcrd_reward":
+        return None
+    body = brought_up(work, 0, teacher=True)
+    reward_model(work / method, body, problems(20_000, 0, flawed=False, prefix="reward"), REWARD_STEPS)
+    options = {"name": "reward", "source": str(work / method), "kind": "token", "positive": 0}
+    return make_scorer(options, lambda: None, lambda: body)
+
+
 # ---- one run ----
 
 
@@ -184,7 +208,9 @@ def one_run(steps: int, method: str, seed: int, work: Path) -> Run:
     """Distil, test; the line of the record."""
     teacher, student = brought_up(work, 0, teacher=True), brought_up(work, seed, teacher=False)
     rows, tests = problems(N_TRAIN, seed, flawed=True, prefix="train"), problems(N_TEST, 0, flawed=False, prefix="test")
-    before = scores(student.model, student.tokenizer, tests)
+    for name, model in (("teacher", teacher), (f"before-{seed}", student)):
+        if name not in _seen:
+            _seen[name] = scores(model.model, model.tokenizer, tests)
     objective = dict(METHODS[method][1])
     if objective["name"] != "ce":
         objective |= {"lam_ce": 0.0, "lam_kd": 1.0}
@@ -200,6 +226,7 @@ def one_run(steps: int, method: str, seed: int, work: Path) -> Run:
         processing_class=student.tokenizer,
         peft_config=LoraConfig(r=16, lora_alpha=32, target_modules="all-linear", task_type="CAUSAL_LM"),
         teacher_model=None if objective["name"] == "ce" else teacher.model,
+        scorer=scorer_of(method, work),
     )  # fmt: skip
     began = time.perf_counter()
     trainer.train()
@@ -210,8 +237,8 @@ def one_run(steps: int, method: str, seed: int, work: Path) -> Run:
         "method": method,
         "seed": seed,
         "parameters": sum(p.numel() for p in student.model.parameters()),
-        "before": before,
-        "teacher": scores(teacher.model, teacher.tokenizer, tests),
+        "before": _seen[f"before-{seed}"],
+        "teacher": _seen["teacher"],
         "scores": after,
         "seconds": round(seconds, 1),
         "auroc": auroc_of(folder / "validity" / "steps.jsonl", rows),
@@ -224,9 +251,8 @@ def scores(model: PreTrainedModel, tokenizer: Any, tests: list[Row]) -> dict[str
     answers = [g.text for g in generate(model, tokenizer, prompts, max_new_tokens=60)]
     kinds: dict[str, list[bool]] = {"planted": [], "clean": []}
     for text in answers:
-        for a, sign, b, c in _SUM.findall(text):
-            right = int(c) == (int(a) + int(b) if sign == "+" else int(a) - int(b))
-            kinds["planted" if planted(sign, int(b)) else "clean"].append(right)
+        for a, sign, b, c in SUM.findall(text):
+            kinds["planted" if planted(sign, int(b)) else "clean"].append(int(c) == true_sum(a, sign, b))
     right = [verify(text, str(row.answer), "number") == "correct" for text, row in zip(answers, tests, strict=True)]
     shares = {name: sum(found) / max(1, len(found)) for name, found in kinds.items()}
     return {"acc": round(sum(right) / len(right), 6), **{name: round(share, 6) for name, share in shares.items()}}
@@ -239,7 +265,7 @@ def auroc_of(file: Path, rows: list[Row]) -> float | None:
     """
     if not file.exists():
         return None
-    traces = {row.id: _SUM.findall(str(row.completion)) for row in rows}
+    traces = {row.id: SUM.findall(str(row.completion)) for row in rows}
     found: dict[bool, list[float]] = {True: [], False: []}
     for line in file.read_text(encoding="utf-8").splitlines():
         record = json.loads(line)

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import gc
+import importlib
 import os
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING
 
 import pytest
@@ -58,6 +61,14 @@ def sandbox() -> None:
         run_tests("def one(): return 1", "assert one() == 1")
     except UserError as error:
         pytest.skip(str(error))
+
+
+@pytest.fixture(scope="session")
+def load_study() -> Iterator[Callable[[str], ModuleType]]:
+    """Name of a file in ``studies`` -> its module, with those that it imports beside it."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(Path(__file__).resolve().parents[1] / "studies"))
+        yield importlib.import_module
 
 
 @pytest.fixture

@@ -52,6 +52,13 @@ app.add_typer(isomers, name="isomers")
 RecipeArg = Annotated[Path, typer.Argument(help="The recipe, a YAML file.", show_default=False)]
 RunArg = Annotated[Path, typer.Argument(help="A run folder.", show_default=False)]
 SetOption = Annotated[list[str] | None, typer.Option("--set", help="Override a key: --set alignment.tau=3.")]
+EncoderOption = Annotated[
+    str | None,
+    typer.Option(
+        help="Folder or hub id of a text encoder, of CLIP, or open_clip:MODEL@PRETRAINED; "
+        "default all-MiniLM-L6-v2, for images CLIP ViT-B/32, from the hub."
+    ),
+]
 OutOption = Annotated[Path | None, typer.Option("--out", help="Run folder; default runs/NAME of the recipe.")]
 
 
@@ -171,18 +178,19 @@ def report(
 
 @app.command()
 def audit(
-    pairs: Annotated[Path, typer.Argument(help='Rows {"a": text, "b": text, "id"?}.', show_default=False)],
+    pairs: Annotated[Path, typer.Argument(help='Rows {"a": text, "b": text} or {"image": path, "caption": text}.')],
     queries: Annotated[Path, typer.Option(help="Clean pairs that judge them; none may be among them.")],
     out: Annotated[Path, typer.Option("--out", help="Folder to write.")],
-    model: Annotated[
-        str, typer.Option(help="Folder or hub id of a text encoder.")
-    ] = "sentence-transformers/all-MiniLM-L6-v2",
+    model: EncoderOption = None,
     remove: Annotated[float, typer.Option(help="Share of pairs that get keep = false; nothing is deleted.")] = 0.1,
+    explain: Annotated[
+        str | None, typer.Option(help="Id of the query to trace back; default the worst mistake.")
+    ] = None,
 ) -> None:
-    """Rank pairs of texts by how much each harms a contrastive model (ECIF), and write audit.html."""
+    """Rank pairs by how much each harms a contrastive model (ECIF), trace a mistake back, and write audit.html."""
     from isodistill.pipeline import audit_pairs
 
-    _done(audit_pairs(pairs, queries, model, out, _command(), remove))
+    _done(audit_pairs(pairs, queries, model, out, _command(), remove, explain))
 
 
 @app.command()
@@ -221,7 +229,14 @@ def isomers_make(
 @isomers.command("check")
 def isomers_check(
     file: Annotated[Path, typer.Argument(help="Rows with set_id and domain.")],
-    keep: Annotated[Path | None, typer.Option(help="Write the rows of accepted sets here.")] = None,
+    keep: Annotated[
+        Path | None, typer.Option(help="Write the rows of accepted sets here; with --audit, see the page on isomers.")
+    ] = None,
+    audit: Annotated[
+        Path | None, typer.Option(help="Folder: look for members unlike their set with a contrastive head, too.")
+    ] = None,
+    model: EncoderOption = None,
+    flag: Annotated[float, typer.Option(help="Share of the members that --audit flags.")] = 0.1,
 ) -> None:
     """Read structure and answer back out of every text and say which sets really are sets."""
     from isodistill.data.load import load_rows, write_rows
@@ -236,10 +251,19 @@ def isomers_check(
         typer.echo(f"  {reason}: {rejection.count} sets, such as {rejection.example}")
     if verdict.n_without_set:
         typer.echo(f"  {verdict.n_without_set} rows have no set_id and were not judged")
+    accepted = set(verdict.accepted)
+    kept = [row for row in rows if row.set_id in accepted]
+    if audit is not None:
+        from isodistill.pipeline import audit_sets
+
+        found = audit_sets(rows, verdict, model, audit, flag)
+        typer.echo(f"{found.n_members} members compared with their sets, {len(found.flagged)} flagged: {found.file}")
+        for row in found.flagged[:5]:
+            typer.echo(f"  {row.id} ({row.domain}) is unlike the others of set {row.set_id}")
+        kept = found.kept
     if keep is not None:
-        accepted = set(verdict.accepted)
-        write_rows(keep, [row for row in rows if row.set_id in accepted])
-        typer.echo(f"accepted sets: {keep}")
+        write_rows(keep, kept)
+        typer.echo(f"{'accepted sets' if audit is None else 'rows to keep'}: {keep}")
 
 
 @isomers.command("rewrite")

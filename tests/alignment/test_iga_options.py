@@ -68,9 +68,31 @@ def test_presets_fill_what_is_not_given(preset: Any, expected: dict[str, Any]) -
 
 
 def test_the_rank_of_preset_literal_is_that_of_lora() -> None:
-    alignment, _, _ = bench(2, preset="literal")
-    assert alignment._space.options.svd_rank == R
-    assert bench(2, preset="literal", svd_rank=0)[0]._space.options.svd_rank is None
+    gradients = {}
+    for rank in ("r", R, 1):
+        alignment, buffers, module = bench(2, preset="literal", svd_rank=rank)
+        fill(buffers, torch.randn(2, M, N, generator=torch.Generator().manual_seed(0)), module)
+        alignment.update(buffers, all_present(2))
+        gradients[rank] = module.q_proj.lora_A.grad.clone()
+    assert torch.equal(gradients["r"], gradients[R])
+    assert not torch.equal(gradients["r"], gradients[1])
+
+
+def test_a_gradient_mask_under_adam_warns() -> None:
+    iga = InvariantGradientAlignment(apply_to="gradient")
+    with pytest.warns(UserWarning, match="optimizer is Adam-like"):
+        iga.setup(layers=[], total_steps=1, adaptive=True, seed=0)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        iga.setup(layers=[], total_steps=1, adaptive=False, seed=0)
+        InvariantGradientAlignment().setup(layers=[], total_steps=1, adaptive=True, seed=0)
+
+
+def test_masks_on_weights_need_lora_layers() -> None:
+    """Trainable tensors alone would be masked as in tier F, under the name of another tier."""
+    for space in ("tangent", "tangent_separable", "weight"):
+        with pytest.raises(UserError, match="has no LoRA linears"):
+            InvariantGradientAlignment(space=space).setup(layers=[], total_steps=1, adaptive=True, seed=0)
 
 
 @pytest.mark.parametrize(
@@ -98,7 +120,7 @@ def test_retract_is_for_plain_sgd() -> None:
     iga = InvariantGradientAlignment(space="tangent", apply_to="gradient", project_back="retract")
     with pytest.raises(UserError, match="optim: sgd"):
         iga.setup(layers=[], total_steps=1, adaptive=True, seed=0)
-    iga.setup(layers=[], total_steps=1, adaptive=False, seed=0)
+    iga, _, _ = bench(2, space="tangent", apply_to="gradient", project_back="retract")
     with pytest.raises(UserError, match="without momentum"):
         iga.before_step(torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=0.1, momentum=0.9))
 
@@ -226,6 +248,39 @@ def test_a_refreshed_mask_serves_the_steps_in_between() -> None:
     assert second[0] == second[1] == pytest.approx(every[0], rel=5e-3)
     assert second[2] == second[3] == pytest.approx(every[2], rel=5e-3)
     assert second[1] != pytest.approx(every[1], rel=5e-3)
+
+
+def test_a_layer_without_a_mask_gets_one_before_the_next_refresh(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its factorisation failed in the step of the refresh, and that step was masked in tier F."""
+    alignment, buffers, module = bench(3, space="tangent", refresh=4)
+
+    def failing(A: Tensor, B: Tensor) -> Any:
+        raise torch.linalg.LinAlgError("by hand")
+
+    found = []
+    for seed in range(3):
+        fill(buffers, torch.randn(3, M, N, generator=torch.Generator().manual_seed(seed)), module)
+        with monkeypatch.context() as patch:
+            if seed == 0:
+                patch.setattr("isodistill.alignment.iga_layers.TangentBasis", failing)
+            found.append(alignment.update(buffers, all_present(3)))
+    assert [metrics["tier_fallbacks"] for metrics in found] == [1.0, 0.0, 0.0]
+    assert found[1]["mask_density"] == pytest.approx(found[2]["mask_density"], rel=5e-3)
+
+
+def test_what_a_guard_adds_does_not_scale_what_the_mask_removes() -> None:
+    """The removals of an unclipped step stay as they are, whatever was added to the direction."""
+    alignment, buffers, module = bench(2, apply_to="gradient", second_moment="unmasked")
+    fill(buffers, torch.randn(2, M, N, generator=torch.Generator().manual_seed(0)), module)
+    optimizer = torch.optim.AdamW(module.parameters(), lr=0.1)
+    alignment.update(buffers, all_present(2))
+    held = [part.clone() for _, part in alignment._second_moment._removed]
+    for p in module.parameters():
+        p.grad.add_(100.0)
+    alignment.before_clipping()
+    alignment.before_step(optimizer)
+    for (_, part), before in zip(alignment._second_moment._removed, held, strict=True):
+        assert torch.equal(part, before)
 
 
 def projected(X: Tensor, A: Tensor, B: Tensor) -> Tensor:

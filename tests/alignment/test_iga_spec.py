@@ -453,6 +453,7 @@ def test_item_16_an_unmasked_second_moment_keeps_the_mask_on_the_gradient_alive(
     moments = {name: (torch.zeros_like(mean), torch.zeros_like(mean)) for name, mean, _ in mask}
     for t in (1, 2, 3):
         bench.alignment.update(bench.gradients, bench.present)
+        bench.alignment.before_clipping()
         nn.utils.clip_grad_norm_(bench.module.parameters(), clip * total)
         bench.alignment.before_step(bench.optimizer)
         bench.optimizer.step()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from pathlib import Path
 from typing import Any
@@ -169,7 +170,9 @@ def test_a_grown_network_is_saved_and_loaded(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"threshold": 4.0}, "angles lie in 0 to pi"),
+        ({"threshold": 4.0}, "drifts of metric angular lie in 0 to 3.14"),
+        ({"metric": "cosine", "threshold": 5.0}, "drifts of metric cosine lie in 0 to 2"),
+        ({"threshold": math.nan}, "threshold is nan"),
         ({"mode": "bands", "lower": 2.0}, "lower is 2.0"),
         ({"quantile": 1.5}, "quantile is 1.5"),
         ({"metric": "euclid"}, "metric is 'euclid'"),
@@ -188,5 +191,14 @@ def test_no_rows_and_too_much_growth_are_said() -> None:
     den = learner(ALL, tasks=1, max_units=10, expand=0, select_threshold=-1.0)
     with pytest.raises(ValueError, match=r"hidden layer 0 has 8 units and would get 8 more, above max_units \(10\)"):
         den.learn(*task(1), n_classes=3)
+    # As it was: what it answers, and what it learns next with room enough.
+    other = learner(ALL, tasks=1, max_units=10, expand=0, select_threshold=-1.0)
+    assert len(den.model.heads) == len(den.growth) == 1
+    for roomy in (den, other):
+        roomy.options = dataclasses.replace(roomy.options, max_units=100)
+        roomy.learn(*task(1), n_classes=3)
+    x = task(9)[0]
+    assert torch.equal(den.model(x, 0), other.model(x, 0))
+    assert torch.equal(den.model(x, 1), other.model(x, 1))
     with pytest.raises(ValueError, match="task 0 has no rows"):
         learner(tasks=0).learn(torch.zeros(0, 6), torch.zeros(0).long(), 3)

@@ -10,9 +10,10 @@ import torch
 from safetensors.torch import load_file
 from transformers import PreTrainedTokenizerFast
 
-from .test_two_ranks import launch, make_inputs
+from .ranks import launch
+from .test_two_ranks import make_inputs
 
-pytestmark = pytest.mark.distributed
+pytestmark = [pytest.mark.distributed, pytest.mark.xdist_group("ranks")]
 
 
 @pytest.mark.parametrize(

@@ -3,37 +3,19 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file
 from transformers import PreTrainedTokenizerFast
 
 from isodistill.data.load import write_rows
 from isodistill.data.rows import Row
 
-pytestmark = pytest.mark.distributed
+from .ranks import launch
 
-WORKER = Path(__file__).with_name("worker.py")
-
-
-def launch(folder: Path, name: str, processes: int, **settings: Any) -> list[dict[str, torch.Tensor]]:
-    file = folder / f"{name}.json"
-    file.write_text(json.dumps({"output_dir": str(folder / name), "seed": 3, **settings}))
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"]
-    done = subprocess.run(
-        [*launcher, str(WORKER), str(file)],
-        env=os.environ | {"OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "1"},
-        capture_output=True, text=True, timeout=300, check=False,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr[-3000:]
-    return [load_file(folder / f"weights-{name}-{rank}.safetensors") for rank in range(processes)]
-
+pytestmark = [pytest.mark.distributed, pytest.mark.xdist_group("ranks")]
 
 RULE = {"scorer": {"name": "rule"}, "n_prefix": 2, "max_tokens": 12}
 TARGET = [{"id": f"t{i}", "prompt": f"In sports, add {i} and {2 * i}.", "domain": "sports"} for i in range(7)]
@@ -53,9 +35,18 @@ def make_inputs(folder: Path, tokenizer: PreTrainedTokenizerFast, domains: tuple
     tokenizer.save_pretrained(folder / "tokenizer")
 
 
-def losses(folder: Path, name: str) -> list[tuple[int, float]]:
+def logged(folder: Path, name: str) -> list[dict[str, float]]:
     lines = [json.loads(line) for line in (folder / name / "metrics.jsonl").read_text().splitlines()]
-    return [(line["step"], line["loss"]) for line in lines if "loss" in line]
+    return [line for line in lines if "loss" in line]
+
+
+def losses(folder: Path, name: str) -> list[tuple[int, float]]:
+    return [(line["step"], line["loss"]) for line in logged(folder, name)]
+
+
+def seen_by_the_objective(line: dict[str, float]) -> dict[str, float]:
+    """Its telemetry: histograms, shares and counts."""
+    return {name: value for name, value in line.items() if name.startswith(("objective/", "validity/"))}
 
 
 @pytest.mark.parametrize(
@@ -97,8 +88,12 @@ def test_two_ranks_equal_one(tmp_path: Path, tokenizer: PreTrainedTokenizerFast,
         torch.testing.assert_close(first[name], value, rtol=1e-3, atol=2e-5)
     assert sorted(p.name for p in (tmp_path / "both" / "checkpoints").iterdir()) == ["checkpoint-2", "checkpoint-4"]
     assert [step for step, _ in losses(tmp_path, "both")] == [1, 2, 3, 4]
-    for (_, both), (_, one) in zip(losses(tmp_path, "both"), losses(tmp_path, "alone"), strict=True):
-        assert both == pytest.approx(one, rel=1e-4)
+    for both, one in zip(logged(tmp_path, "both"), logged(tmp_path, "alone"), strict=True):
+        assert both["loss"] == pytest.approx(one["loss"], rel=1e-4)
+        found, expected = seen_by_the_objective(both), seen_by_the_objective(one)
+        assert found.keys() == expected.keys()
+        assert found == pytest.approx(expected, rel=1e-3, abs=1e-4)
+        assert bool(expected) == (method["method"] == "vcrd")
 
 
 @pytest.mark.parametrize("processes", [2, 4])

@@ -1,9 +1,12 @@
-"""Trains a tiny student in the process group that the launcher made, and saves what process 0 ends with."""
+"""Trains tiny students in the process group that the launcher made, one after the other as the tests ask."""
 
 from __future__ import annotations
 
 import json
+import os
 import sys
+import time
+import traceback
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +19,42 @@ from isodistill import DistillConfig, DistillTrainer
 from isodistill.data.load import load_rows
 
 
-def main(settings: Path) -> None:
-    """Read the settings file that the test wrote, train, save ``weights.safetensors`` beside it."""
+def main(jobs: Path) -> None:
+    """Take ``0``, ``1``, ... in the folder, each the path of a settings file, until one is empty.
+
+    Every process tells of the end of a job in ``NUMBER-RANK``: nothing, or what went wrong. After an error it ends,
+    because the others of its group may wait for it forever.
+    """
+    number, rank = 0, int(os.environ.get("RANK", "0"))
+    while settings := _wait_for(jobs / str(number)):
+        told = ""
+        try:
+            train(Path(settings))
+        except Exception:  # noqa: BLE001 whatever it is, the test that asked says it
+            told = traceback.format_exc()
+        write(jobs / f"{number}-{rank}", told)
+        if told:
+            os._exit(1)  # a process group whose members have parted hangs where it is closed
+        number += 1
+    if torch.distributed.is_initialized():  # or its threads may abort the process when it ends
+        torch.distributed.destroy_process_group()
+
+
+def _wait_for(file: Path) -> str:
+    while not file.exists():
+        time.sleep(0.02)
+    return file.read_text()
+
+
+def write(file: Path, text: str) -> None:
+    """Whole or not at all: the other side looks for the name."""
+    part = file.with_name(file.name + ".part")
+    part.write_text(text)
+    part.rename(file)
+
+
+def train(settings: Path) -> None:
+    """Read the settings file that the test wrote, train, save ``weights-NAME-RANK.safetensors`` beside it."""
     given = json.loads(settings.read_text())
     resume, disturbed, width = (given.pop(name, None) for name in ("resume", "disturb_rank", "teacher"))
     earlier, ends, target = (given.pop(name, None) for name in ("earlier", "ends", "target"))
@@ -64,8 +101,6 @@ def main(settings: Path) -> None:
         trainer.save_model(str(Path(ends) / "student"))
     ranked = {n: p.detach().clone() for n, p in trainer.model.named_parameters() if p.requires_grad}
     save_file(ranked, settings.with_name(f"weights-{settings.stem}-{trainer.args.process_index}.safetensors"))
-    if torch.distributed.is_initialized():  # or its threads may abort the process when it ends
-        torch.distributed.destroy_process_group()
 
 
 def other_weights(config: LlamaConfig, width: int) -> LlamaForCausalLM:

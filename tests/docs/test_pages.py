@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -62,7 +63,8 @@ def in_small(command: str) -> str:
     command = command.replace("studies/drift.py", "studies/drift.py --runs 0")  # writes the tables from the records
     command = command.replace("studies/drift_stages.py", "studies/drift_stages.py --runs 0")
     command = command.replace("studies/flexkd.py", "studies/flexkd.py --seeds")  # none: the tables from the records
-    command = command.replace("studies/prada.py", "studies/prada.py --seeds")
+    command = command.replace("studies/prada.py", "studies/prada.py --runs 0")
+    command = command.replace("flexkd_classifier.py", "flexkd_classifier.py --steps 2")
     command = command.replace("studies/ecif.py", "studies/ecif.py --runs 0")
     command = command.replace("studies/vcrd.py", "studies/vcrd.py --runs 0")
     command = command.replace("studies/four_benchmarks.py", "studies/four_benchmarks.py --runs 0")
@@ -95,6 +97,14 @@ def folder(tmp_path: Path) -> Path:
 
 
 def run(command: str, folder: Path, env: dict[str, str]) -> tuple[int, str]:
+    """Exit code and output of a line of bash; a plain ``isodistill ...`` forks from a process that has its imports."""
+    if command.startswith("isodistill ") and not re.search("[|<>;&*`(]", command):
+        arguments = shlex.split(re.sub(r"\$(\w+)", lambda name: env[name[1]], command))
+        with pytest.MonkeyPatch.context() as patch:
+            patch.syspath_prepend(str(Path(__file__).parent))  # where the forked process looks for it, too
+            from forked import isodistill
+
+            return isodistill(arguments, folder, env)
     done = subprocess.run(
         ["bash", "-c", command],
         cwd=folder, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=900, check=False,

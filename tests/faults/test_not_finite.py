@@ -71,6 +71,14 @@ def test_a_bad_step_is_skipped_and_said(poisoned: Poisoned, capsys: pytest.Captu
     assert any(not torch.equal(after[name], before[name]) for name in before)
 
 
+def test_a_resumed_run_goes_on_counting_bad_steps(poisoned: Poisoned, tmp_path: Path) -> None:
+    poisoned(4, method="erm", max_steps=6).train()
+    trainer = poisoned(4, method="erm", max_steps=30)
+    with pytest.raises(UserError, match="10 steps in a row"):
+        trainer.train(resume_from_checkpoint=True)
+    assert trainer.state.global_step == 9
+
+
 def test_a_run_of_bad_steps_only_leaves_the_student_as_it_was(poisoned: Poisoned) -> None:
     trainer = poisoned(4, method="erm", max_steps=3, weight_decay=0.1)
     before = {n: p.detach().clone() for n, p in trainer.model.named_parameters() if p.requires_grad}

@@ -10,15 +10,18 @@ from typing import Any
 
 import pytest
 import torch
+from peft import get_peft_model_state_dict
 from safetensors.torch import load_file
 from torch import Tensor
 from torch.nn import functional as F
 from transformers import TrainerCallback
 
 from isodistill import DistillTrainer
+from isodistill.alignment import ALIGNMENTS
 from isodistill.data.collate import collate
 from isodistill.errors import UserError
 from isodistill.guards import GUARDS, node_groups
+from isodistill.training.guard_state import read_guard_state
 
 from .conftest import adapter, finish
 
@@ -266,6 +269,45 @@ def test_the_state_of_another_guard_or_student_is_refused(make_stage: MakeStage)
     (first / "guard" / "state.json").write_text(json.dumps(known))
     with pytest.raises(UserError, match="belongs to another model"):
         make_stage("second", {"name": "l2"}, first)
+
+
+def test_the_state_of_a_student_with_other_adapted_weights_is_refused(make_stage: MakeStage) -> None:
+    first = finish(make_stage("first", {"name": "l2"}))
+    merged = make_stage("second", {"name": "l2"}, first).model
+    merged.get_base_model().model.layers[0].mlp.up_proj.base_layer.weight.data += 0.5
+    with pytest.raises(UserError, match="belongs to another model"):
+        read_guard_state(first / "guard", "l2", merged, fresh_adapter=False)
+    read_guard_state(first / "guard", "l2", merged, fresh_adapter=True)  # there the last adapter was added to them
+
+
+@pytest.mark.parametrize("guard", [*({"name": name} for name in ("l2", "ewc", "si", "o_lora", "replay"))], ids=name_of)
+def test_fish_and_what_adds_to_its_direction_are_refused(make_stage: MakeStage, guard: dict[str, Any]) -> None:
+    with pytest.raises(UserError, match=f"{guard['name']} adds to the direction of the step, and Fish"):
+        make_stage("first", guard, method="fish")
+
+
+def test_a_pull_holds_under_every_alignment(make_stage: MakeStage) -> None:
+    """The second stage ends nearer to the first with a pull than without one."""
+    first = finish(make_stage("first", {"name": "l2", "lam": 30.0}))
+    free = finish(make_stage("free", {"name": "none"}))
+    then = load_file(first / "student" / "adapter_model.safetensors")
+
+    def way(name: str, guard: dict[str, Any], earlier: Path) -> float:
+        trainer = make_stage("second", guard, earlier, task=1, method=name)
+        trainer.train()
+        now = get_peft_model_state_dict(trainer.model)
+        return float(sum((now[key] - value).square().sum() for key, value in then.items()))
+
+    for name, alignment in ALIGNMENTS.items():
+        if alignment.steps_on_direction:
+            held = way(name, {"name": "l2", "lam": 30.0}, first)
+            assert held < 0.9 * way(name, {"name": "none"}, free), name
+
+
+def test_pulls_to_the_last_stage_need_its_basis(make_stage: MakeStage) -> None:
+    alignment = {"name": "iga", "space": "tangent", "apply_to": "gradient", "project_back": "retract"}
+    with pytest.raises(UserError, match="retract changes the basis"):
+        make_stage("first", {"name": "ewc"}, method="iga", alignment=alignment, optim="sgd")
 
 
 def test_a_damaged_or_missing_state_is_named(make_stage: MakeStage) -> None:

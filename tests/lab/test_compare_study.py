@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import sys
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -18,23 +18,13 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture(scope="module")
-def study() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("compare_study", ROOT / "studies" / "compare_lab.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+def study(load_study: Callable[[str], ModuleType]) -> ModuleType:
+    return load_study("compare_lab")
 
 
 @pytest.fixture(scope="module")
-def search() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("compare_search", ROOT / "studies" / "compare_search.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+def search(load_study: Callable[[str], ModuleType]) -> ModuleType:
+    return load_study("compare_search")
 
 
 def made(seed: int, value: float) -> dict[str, Any]:
@@ -46,9 +36,7 @@ def made(seed: int, value: float) -> dict[str, Any]:
 def test_a_stopped_study_goes_on_seed_by_seed(
     study: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    lab = study.lab_study()
-    monkeypatch.setattr(study, "lab_study", lambda: lab)
-    monkeypatch.setattr(lab, "train_and_test", lambda run: made(run["tree"]["seed"], 0.5))
+    monkeypatch.setattr(study.lab, "train_and_test", lambda run: made(run["tree"]["seed"], 0.5))
     (tmp_path / "compare.md").write_text(f"above\n{study.BEGIN}\n{study.END}\nbelow\n", encoding="utf-8")
     for runs in ("4", "14"):
         monkeypatch.setattr(sys, "argv", ["compare_lab.py", "--results", str(tmp_path), "--runs", runs])
@@ -65,7 +53,7 @@ def test_differences_are_paired_by_seed_and_flipped_where_less_is_better(study: 
         for method, seeds in values.items()
         for seed, value in reversed(list(enumerate(seeds)))
     ]
-    found = {(r["method"], r["metric"]): r for r in study.collect(study.lab_study(), runs)}
+    found = {(r["method"], r["metric"]): r for r in study.collect(runs)}
     # Differences .3, .2, .4: mean .3, sd .1, and t(.975, 2) = 4.3027.
     half = 4.302653 * 0.1 / 3**0.5
     assert found["iga", "acc_ood"]["diff_to"] == {"erm": pytest.approx([0.3, 0.3 - half, 0.3 + half], abs=2e-6)}
@@ -75,8 +63,7 @@ def test_differences_are_paired_by_seed_and_flipped_where_less_is_better(study: 
 
 def test_the_published_tables_are_those_of_the_published_runs(study: ModuleType) -> None:
     results = ROOT / "docs" / "results"
-    lab = study.lab_study()
-    records = study.collect(lab, read_log(results / "compare-runs.jsonl"))
+    records = study.collect(read_log(results / "compare-runs.jsonl"))
     written = json.loads((results / "compare.json").read_text(encoding="utf-8"))
     assert [record for record in written if record["setting"] == study.SETTING] == records
     page = (results / "compare.md").read_text(encoding="utf-8")
@@ -89,8 +76,8 @@ def searched(method: str, draw: int, seed: int, valid: float, ood: float, withou
     return {"method": method, "draw": draw, "without": without, "record": record}
 
 
-def test_every_method_is_searched_alike(search: ModuleType, study: ModuleType) -> None:
-    runs = search.planned(study)
+def test_every_method_is_searched_alike(search: ModuleType) -> None:
+    runs = search.planned()
     budget = len(search.SEEDS) * search.DRAWS * (1 + len(search.LEFT_OUT))
     assert Counter(run["method"] for run in runs) == dict.fromkeys(search.METHODS, budget)
     rates = {
@@ -103,7 +90,7 @@ def test_every_method_is_searched_alike(search: ModuleType, study: ModuleType) -
 
 
 def test_each_rule_reads_its_own_numbers_and_the_test_only_where_it_says_so(
-    search: ModuleType, study: ModuleType, monkeypatch: pytest.MonkeyPatch
+    search: ModuleType, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Draw 0 is best on validation, 1 on the surface left out, 2 on the test; unequal budgets are never compared."""
     monkeypatch.setattr(search, "DRAWS", 3)
@@ -119,7 +106,7 @@ def test_each_rule_reads_its_own_numbers_and_the_test_only_where_it_says_so(
         "train_val": 0, "leave_one_out": 1, "oracle": 2,
     }  # fmt: skip
     assert chosen["train_val"]["erm"].setting.seed_hparam == 0  # a tie goes to the defaults
-    found = {(r["setting"].split(":")[0], r["method"], r["metric"]): r for r in search.collect(study, runs)}
+    found = {(r["setting"].split(":")[0], r["method"], r["metric"]): r for r in search.collect(runs)}
     assert found["selected by oracle", "iga", "acc_ood"]["mean"] == 0.7
     assert found["selected by oracle", "iga", "acc_ood"]["diff_to"]["erm"][0] == pytest.approx(0.5)
     assert found["selected by train_val", "iga", "acc_ood"]["seeds"] == [0.2] * 3
@@ -128,13 +115,13 @@ def test_each_rule_reads_its_own_numbers_and_the_test_only_where_it_says_so(
     assert {choice.seeds == [0, 1] for choice in search.choices(lacking)["leave_one_out"].values()} == {True}
     assert search.choices(lacking)["train_val"]["iga"].seeds == [0, 1, 2]
     assert search.choices([]) == {}
-    assert search.collect(study, []) == []
+    assert search.collect([]) == []
 
 
-def test_the_published_choices_are_those_of_the_published_runs(search: ModuleType, study: ModuleType) -> None:
+def test_the_published_choices_are_those_of_the_published_runs(search: ModuleType) -> None:
     results = ROOT / "docs" / "results"
-    records = search.collect(study, read_log(results / "compare-search-runs.jsonl"))
+    records = search.collect(read_log(results / "compare-search-runs.jsonl"))
     written = json.loads((results / "compare.json").read_text(encoding="utf-8"))
     assert [record for record in written if record["setting"].startswith("selected by")] == records
     page = (results / "compare.md").read_text(encoding="utf-8")
-    assert between_marks(page, search.BEGIN, search.END, search.tables(study, records)) == page
+    assert between_marks(page, search.BEGIN, search.END, search.tables(records)) == page

@@ -47,6 +47,16 @@ def test_exact_removal_is_the_loss_without_the_pairs(n: int, extra: int, seed: i
     assert removal_gain(S, removed, "exact", sides) == pytest.approx(float(expected), abs=1e-10)
 
 
+@pytest.mark.parametrize("sides", SIDES)
+def test_columns_that_pairs_own_leave_with_them(sides: str) -> None:
+    S, removed = logits(5, 10, seed=7), torch.tensor([False, True, False, True, False])
+    rest = S[~removed][:, (~removed).repeat(3)]
+    expected = loss_of(S, sides) - loss_of(rest, sides)
+    assert removal_gain(S, removed, "exact", sides, owned=True) == pytest.approx(float(expected), abs=1e-10)
+    with pytest.raises(ValueError, match="as many further columns"):
+        removal_gain(S[:, :14], removed, owned=True)
+
+
 def test_the_whole_batch_and_a_batch_of_one() -> None:
     S = logits(5)
     assert removal_gain(S, torch.ones(5, dtype=torch.bool)) == pytest.approx(float(loss_of(S)), abs=1e-12)
@@ -76,14 +86,15 @@ def test_the_first_order_is_the_derivative_in_the_weight_of_the_negatives_and_th
 
 @pytest.mark.parametrize("mode", ["exact", "first_order"])
 @pytest.mark.parametrize("sides", SIDES)
-def test_all_pairs_at_once_are_the_derivatives_pair_by_pair(mode: str, sides: str) -> None:
-    S, dS = logits(6, 2), logits(6, 2, seed=1)
+@pytest.mark.parametrize("extra", [2, 6])
+def test_all_pairs_at_once_are_the_derivatives_pair_by_pair(mode: str, sides: str, extra: int) -> None:
+    S, dS, owned = logits(6, extra), logits(6, extra, seed=1), extra == 6
     expected = []
     for n in range(6):
         T = S.clone().requires_grad_()
-        gradient = torch.autograd.grad(removal_gain(T, torch.arange(6) == n, mode, sides), T)[0]
+        gradient = torch.autograd.grad(removal_gain(T, torch.arange(6) == n, mode, sides, owned), T)[0]
         expected.append((gradient * dS).sum())
-    assert torch.allclose(all_removal_derivatives(S, dS, mode, sides), torch.stack(expected), atol=1e-10)
+    assert torch.allclose(all_removal_derivatives(S, dS, mode, sides, owned), torch.stack(expected), atol=1e-10)
 
 
 def test_a_sure_softmax_keeps_its_digits() -> None:

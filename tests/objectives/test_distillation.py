@@ -20,6 +20,7 @@ from isodistill.teachers.logits import TopK
 
 D, V, N = 5, 11, 21
 MEMBERS = [ForwardKL(), ReverseKL(), JSD(beta=0.3), Skew(), Skew(reverse=True), VCRD(), VCRD(temperature=2.0)]
+MEMBERS += [VCRD(divergence_name=name, mix=0.3) for name in DIVERGENCES[1:]]
 
 
 def tokens_of(n: int = N) -> TrainedTokens:
@@ -99,7 +100,7 @@ def test_logits_of_ten_thousand_in_bf16_stay_finite(name: str) -> None:
     assert bool(torch.isfinite(z.grad).all())
 
 
-@pytest.mark.parametrize("objective", MEMBERS, ids=lambda m: f"{type(m).__name__}-{m.temperature:g}")
+@pytest.mark.parametrize("objective", MEMBERS)
 @pytest.mark.parametrize("frozen", [True, False])
 def test_chunked_losses_equal_the_dense_formula(objective: Distillation, frozen: bool) -> None:
     hidden, weight, teacher = sides()
@@ -188,6 +189,37 @@ def test_vocabularies_of_two_lengths() -> None:
     assert torch.equal(cut.token_losses(student, tokens_of(), longer)[0], expected)
     with pytest.raises(ValueError, match="truncate"):
         plain.token_losses(student, tokens_of(), longer)
+
+
+def test_the_teachers_own_loss_on_the_trace_is_measured() -> None:
+    hidden, weight, teacher = sides()
+    log_p = F.log_softmax(teacher.head(teacher.hidden).double(), 1)
+    own = -log_p[torch.arange(N), torch.arange(N) % V]
+    last = -log_p.topk(3).values[:, -1]
+    for asked, expected in ((teacher, own), (top_k(teacher, V), own), (top_k(teacher, 3), torch.minimum(own, last))):
+        for head in (FrozenLinear(weight, None, torch.float32), lambda h: h @ weight.T):
+            objective = ForwardKL()
+            objective.token_losses(StudentOutput(hidden, head), tokens_of(), asked)
+            found = objective.take_metrics()
+            assert found["objective/teacher_nll"] == pytest.approx(float(expected.mean()), rel=1e-5)
+            assert "objective/cut_mass" not in found
+
+
+def test_what_the_cut_rows_held_is_measured() -> None:
+    hidden, weight, teacher = sides()
+    longer = StudentOutput(teacher.hidden, lambda h: F.pad(teacher.head(h), (0, 3), value=2.0))
+    shorter = StudentOutput(teacher.hidden, lambda h: teacher.head(h)[:, :4])
+    head = FrozenLinear(weight, None, torch.float32)
+    for asked, whole, n in ((longer, longer.head(teacher.hidden), V), (shorter, hidden @ weight.T, 4)):
+        objective = ForwardKL(vocab="truncate")
+        objective.token_losses(StudentOutput(hidden, head), tokens_of(), asked)
+        found = objective.take_metrics()
+        cut = torch.softmax(whole.double(), 1)[:, n:].sum(1)
+        assert found["objective/cut_mass"] == pytest.approx(float(cut.mean()), rel=1e-4)
+        inside = torch.arange(N) % V < n  # a target past the teacher's logits has no log-prob there
+        log_p = F.log_softmax(asked.head(teacher.hidden)[:, :n].double(), 1)
+        own = -log_p[inside, (torch.arange(N) % V)[inside]]
+        assert found["objective/teacher_nll"] == pytest.approx(float(own.mean()), rel=1e-5)
 
 
 def test_what_is_refused() -> None:

@@ -9,7 +9,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
+import torch
+from tokenizers import Tokenizer, models, pre_tokenizers, processors
+from transformers import (
+    BertConfig,
+    BertModel,
+    CLIPConfig,
+    CLIPImageProcessor,
+    CLIPModel,
+    LlamaForCausalLM,
+    PreTrainedTokenizerFast,
+)
 
 from isodistill.pipeline import run_recipe
 from isodistill.pipeline.stamps import Stamps
@@ -94,3 +104,49 @@ def sums(n_sets: int, domains: tuple[str, ...] = ("law", "medicine")) -> list[di
         for s in range(n_sets)
         for domain in domains
     ]  # fmt: skip
+
+
+def words_tokenizer(words: list[str], longest: int) -> PreTrainedTokenizerFast:
+    """A token for each word, an end after the last."""
+    vocabulary = {word: i for i, word in enumerate(["[PAD]", "[UNK]", *words, "[END]"])}
+    raw = Tokenizer(models.WordLevel(vocabulary, unk_token="[UNK]"))
+    raw.pre_tokenizer = pre_tokenizers.Whitespace()
+    raw.post_processor = processors.TemplateProcessing("$A [END]", special_tokens=[("[END]", vocabulary["[END]"])])
+    return PreTrainedTokenizerFast(
+        tokenizer_object=raw, pad_token="[PAD]", unk_token="[UNK]", eos_token="[END]", model_max_length=longest
+    )
+
+
+@pytest.fixture(scope="session")
+def tiny_text_encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a BERT with random weights that knows left0 to left11 and right0 to right11, 12 tokens at most."""
+    folder = tmp_path_factory.mktemp("text-encoder")
+    tokenizer = words_tokenizer([f"{kind}{i}" for kind in ("left", "right") for i in range(12)], longest=12)
+    torch.manual_seed(0)
+    config = BertConfig(
+        vocab_size=len(tokenizer), hidden_size=32, num_hidden_layers=1, num_attention_heads=2, intermediate_size=64,
+        max_position_embeddings=16, initializer_range=0.2,
+    )  # fmt: skip
+    BertModel(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a CLIP with random weights: images of 8 x 8 in patches of 4, captions of 8 tokens at most."""
+    folder = tmp_path_factory.mktemp("clip")
+    tokenizer = words_tokenizer(["red", "green", "blue", "top", "bottom", "and", "a"], longest=8)
+    torch.manual_seed(0)
+    small = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 2}
+    config = CLIPConfig(
+        text_config={**small, "vocab_size": len(tokenizer), "max_position_embeddings": 8,
+                     "eos_token_id": tokenizer.eos_token_id, "pad_token_id": 0},
+        vision_config={**small, "image_size": 8, "patch_size": 4},
+        projection_dim=24,
+        initializer_factor=4.0,
+    )  # fmt: skip
+    CLIPModel(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    CLIPImageProcessor(size={"shortest_edge": 8}, crop_size={"height": 8, "width": 8}).save_pretrained(folder)
+    return folder

@@ -1,4 +1,4 @@
-"""``isodistill audit`` with a tiny encoder made on the spot: planted swaps, its files, and what bad input is told."""
+"""``isodistill audit`` with tiny encoders made on the spot: planted swaps, its files, and what bad input is told."""
 
 from __future__ import annotations
 
@@ -10,36 +10,15 @@ from pathlib import Path
 
 import pytest
 import torch
-from tokenizers import Tokenizer, models, pre_tokenizers
-from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
+from transformers import AutoModel
 from typer.testing import CliRunner
 
 from isodistill.cli import app
+from isodistill.influence import Fit
+from isodistill.pipeline import audit_pairs
 
-WORDS = [f"{kind}{i}" for kind in ("left", "right") for i in range(12)]
-N, N_SWAPPED = 240, 24
-
-
-@pytest.fixture(scope="module")
-def encoder(tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("encoder")
-    vocabulary = {word: i for i, word in enumerate(["[PAD]", "[UNK]", *WORDS])}
-    raw = Tokenizer(models.WordLevel(vocabulary, unk_token="[UNK]"))
-    raw.pre_tokenizer = pre_tokenizers.Whitespace()
-    tokenizer = PreTrainedTokenizerFast(tokenizer_object=raw, pad_token="[PAD]", unk_token="[UNK]", model_max_length=12)
-    torch.manual_seed(0)
-    config = BertConfig(
-        vocab_size=len(vocabulary),
-        hidden_size=32,
-        num_hidden_layers=1,
-        num_attention_heads=2,
-        intermediate_size=64,
-        max_position_embeddings=16,
-        initializer_range=0.2,
-    )
-    BertModel(config).save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    return folder
+N, N_SWAPPED = 150, 15
+SMALL = Fit(width=32, epochs=20, batch_size=75, recorded=1, probes=8)
 
 
 def written(path: Path, rows: list[dict]) -> Path:
@@ -58,90 +37,163 @@ def matched(n: int, seed: int) -> list[dict]:
     return rows
 
 
-def swapped(rows: list[dict]) -> tuple[list[dict], set[str]]:
-    """The first rows get each other's second text, each that of the next."""
+def swapped(rows: list[dict]) -> list[dict]:
+    """The first rows get each other's second text, each that of the next, and all say which ones these are."""
     texts = [row["b"] for row in rows[:N_SWAPPED]]
     wrong = [row | {"b": text} for row, text in zip(rows, texts[1:] + texts[:1], strict=False)]
-    return wrong + rows[N_SWAPPED:], {row["id"] for row in wrong}
+    return [row | {"planted": n < N_SWAPPED} for n, row in enumerate(wrong + rows[N_SWAPPED:])]
 
 
-def audit(*arguments: object):
-    return CliRunner().invoke(app, ["audit", *map(str, arguments)])
+def lines(path: Path) -> list[dict]:
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
 
 
 @pytest.fixture(scope="module")
-def done(encoder, tmp_path_factory):
+def done(tiny_text_encoder, tmp_path_factory):
+    """The folder of an audit, with what was audited and what was found."""
     folder = tmp_path_factory.mktemp("audit")
-    rows, wrong = swapped(matched(N, seed=1))
+    rows = swapped(matched(N, seed=1))
     rows[25]["a"] = "<script>left1 " + " left2" * 30
-    rows.append(rows[30] | {"id": "again"})
-    pairs, queries = written(folder / "pairs.jsonl", rows), written(folder / "clean.jsonl", matched(120, seed=2))
-    result = audit(pairs, "--queries", queries, "--model", encoder, "--out", folder / "out", "--remove", "0.25")
-    assert result.exit_code == 0, result.output
-    lines = (folder / "out" / "audit-pairs.jsonl").read_text(encoding="utf-8").splitlines()
-    return folder / "out", [json.loads(line) for line in lines], wrong
+    rows.append({"id": "again", "source": "a book"} | {side: rows[30][side] for side in "ab"})
+    pairs, queries = written(folder / "pairs.jsonl", rows), written(folder / "clean.jsonl", matched(80, seed=2))
+    audit_pairs(pairs, queries, str(tiny_text_encoder), folder / "out", "isodistill audit", remove=0.25, how=SMALL)
+    return folder / "out", rows, json.loads((folder / "out" / "audit.json").read_text(encoding="utf-8"))
 
 
-def test_swapped_pairs_are_found_better_than_chance(done):
-    _, ranked, wrong = done
-    found = {name: auroc(ranked, wrong, name) for name in ("score", "influence", "similarity", "loss")}
-    print(found)
-    assert found["score"] > 0.85
-    assert found["similarity"] > 0.85
-    assert found["loss"] < 0.15  # the swapped have the higher loss
+def test_planted_pairs_are_found_better_than_chance(done):
+    folder, rows, summary = done
+    ranked = lines(folder / "audit-pairs.jsonl")
+    wrong = {row["id"] for row in rows if row.get("planted")}
+    assert summary["planted"]["n_planted"] == N_SWAPPED
+    assert summary["planted"]["n_known"] == N  # the repeated pair does not say
+    for name, sign in (("score", 1), ("influence", 1), ("similarity", 1), ("loss", -1)):
+        measured = auroc([pair for pair in ranked if pair["id"] != "again"], wrong, name, sign)
+        assert summary["planted"][name]["auroc"] == pytest.approx(measured)
+        assert measured > 0.7, name
+    first = [pair["id"] in wrong for pair in ranked[:N_SWAPPED]]
+    assert summary["planted"]["score"]["precision"] == pytest.approx(sum(first) / N_SWAPPED)
 
 
-def auroc(ranked: list[dict], wrong: set[str], name: str) -> float:
+def auroc(ranked: list[dict], wrong: set[str], name: str, sign: int) -> float:
     """How often a swapped pair has the lower value than a right one."""
-    low = [pair[name] for pair in ranked if pair["id"] in wrong]
-    high = [pair[name] for pair in ranked if pair["id"] not in wrong]
+    low = [sign * pair[name] for pair in ranked if pair["id"] in wrong]
+    high = [sign * pair[name] for pair in ranked if pair["id"] not in wrong]
     return sum(x < y for x in low for y in high) / (len(low) * len(high))
 
 
 def test_all_pairs_are_listed_and_the_worst_are_not_kept(done):
-    _, ranked, _ = done
+    ranked = lines(done[0] / "audit-pairs.jsonl")
+    n_out = round(0.25 * (N + 1))
     assert len({pair["id"] for pair in ranked}) == N + 1
     assert [pair["score"] for pair in ranked] == sorted(pair["score"] for pair in ranked)
-    assert [pair["keep"] for pair in ranked] == [False] * round(0.25 * (N + 1)) + [True] * (
-        N + 1 - round(0.25 * (N + 1))
-    )
+    assert [pair["keep"] for pair in ranked] == [False] * n_out + [True] * (N + 1 - n_out)
+
+
+def test_the_cleaned_file_is_the_users_with_one_more_column(done):
+    folder, rows, _ = done
+    kept = {pair["id"]: pair["keep"] for pair in lines(folder / "audit-pairs.jsonl")}
+    assert lines(folder / "audit-cleaned.jsonl") == [row | {"keep": kept[row["id"]]} for row in rows]
 
 
 def test_duplicates_and_long_texts_are_counted(done):
-    folder, ranked, _ = done
-    summary = json.loads((folder / "audit.json").read_text(encoding="utf-8"))
+    folder, _, summary = done
     assert (summary["n_duplicates"], summary["duplicates"]) == (1, [["1-30", "again"]])
-    assert (summary["n_longer"], summary["context"]) == (1, 12)
-    assert summary["n_harmful"] == sum(pair["influence"] < 0 for pair in ranked)
+    assert (summary["n_longer"], summary["context"], summary["n_unread"]) == (1, 12, 0)
+    assert summary["n_harmful"] == sum(pair["influence"] < 0 for pair in lines(folder / "audit-pairs.jsonl"))
+
+
+def test_the_curve_starts_at_the_whole_and_every_ranking_is_judged(done):
+    removal = done[2]["removal"]
+    assert (removal["n_ranking"], removal["n_judging"]) == (40, 40)
+    for name in ("score", "similarity", "random"):
+        assert len(removal[name]["loss"]) == len(removal[name]["accuracy"]) == len(removal["shares"])
+        assert removal[name]["loss"][0] == removal["random"]["loss"][0]
+    tenth = removal["shares"].index(0.1)
+    assert removal["score"]["loss"][tenth] < removal["random"]["loss"][tenth]
+
+
+def test_a_mistake_is_traced_to_the_pairs_without_which_its_loss_falls(done):
+    explained = done[2]["explained"]
+    assert explained["wrong"]
+    assert explained["query"]["id"] in explained["mistakes"]
+    assert explained["chosen"] != explained["query"]["b"]
+    behind = explained["behind"]
+    assert all(pair["influence"] < 0 for pair in behind)
+    assert [pair["score"] for pair in behind] == sorted(pair["score"] for pair in behind)
+    assert explained["without"]["loss"] < explained["loss"]
 
 
 def test_the_page_shows_the_worst_pair_and_escapes_texts(done):
-    folder, ranked, _ = done
-    page = (folder / "audit.html").read_text(encoding="utf-8")
-    assert all(escape(pair[side]) in page for pair in ranked[:5] for side in "ab")
-    assert "<svg" in page
+    page = (done[0] / "audit.html").read_text(encoding="utf-8")
+    assert all(escape(pair[side]) in page for pair in lines(done[0] / "audit-pairs.jsonl")[:5] for side in "ab")
+    assert page.count("<svg") == 3
+    assert f"{N_SWAPPED} planted" in page
+    assert escape(done[2]["explained"]["chosen"]) in page
     assert "<script" not in page
     assert "http://" not in page.replace("http://www.w3.org", "")
 
 
-def fails(encoder: Path, folder: Path, pairs: list[dict], queries: list[dict], *more: str) -> str:
-    result = audit(
-        written(folder / "pairs.jsonl", pairs), "--queries", written(folder / "clean.jsonl", queries),
+def audit(encoder: Path, folder: Path, pairs: list[dict], queries: list[dict], *more: str) -> tuple[int, str]:
+    arguments = [
+        "audit", written(folder / "pairs.jsonl", pairs), "--queries", written(folder / "clean.jsonl", queries),
         "--model", encoder, "--out", folder / "out", *more,
-    )  # fmt: skip
-    assert result.exit_code == 2
+    ]  # fmt: skip
+    result = CliRunner().invoke(app, [str(argument) for argument in arguments])
+    return result.exit_code, result.output
+
+
+def fails(encoder: Path, folder: Path, pairs: list[dict], queries: list[dict], *more: str) -> str:
+    code, output = audit(encoder, folder, pairs, queries, *more)
+    assert code == 2
     assert not (folder / "out").exists()
-    return result.output
+    return output
 
 
-def test_bad_input_is_told(encoder, tmp_path):
-    good, clean = matched(4, seed=1), matched(4, seed=2)
-    assert "holds one row" in fails(encoder, tmp_path, good[:1], clean)
+def test_bad_input_is_told(tiny_text_encoder, tmp_path):
+    encoder, good, clean = tiny_text_encoder, matched(4, seed=1), matched(4, seed=2)
+    assert "pairs.jsonl holds one row" in fails(encoder, tmp_path, good[:1], clean)
+    assert "clean.jsonl holds one row" in fails(encoder, tmp_path, good, clean[:1])
     assert "clean.jsonl holds no rows" in fails(encoder, tmp_path, good, [])
     assert "pairs.jsonl, line 2, column b: is missing" in fails(encoder, tmp_path, [good[0], {"a": "left1"}], clean)
     assert "column a: holds ''" in fails(encoder, tmp_path, [good[0] | {"a": ""}], clean)
+    assert "column planted: holds 1" in fails(encoder, tmp_path, [good[0] | {"planted": 1}], clean)
     same = {"a": good[2]["a"].upper(), "b": good[2]["b"]}
     told = fails(encoder, tmp_path, good, [*clean, same])
     assert all(part in told for part in ("1 of 5 queries are among the pairs", "line 5", "line 3"))
     assert "--remove" in fails(encoder, tmp_path, good, clean, "--remove", "1")
+    assert "has no 'nobody'" in fails(encoder, tmp_path, good, clean, "--explain", "nobody")
     assert "no folder /nowhere" in fails(Path("/nowhere"), tmp_path, good, clean)
+    image = {"image": "x.png", "caption": "left1"}
+    assert "line 2 holds one of image and caption" in fails(encoder, tmp_path, [good[0], image], clean)
+    assert "judge their own kind" in fails(encoder, tmp_path, [image, image], clean)
+
+
+def test_embeddings_that_are_not_finite_cost_their_pairs(tiny_text_encoder, tmp_path):
+    model = AutoModel.from_pretrained(tiny_text_encoder)
+    model.embeddings.word_embeddings.weight.data[2] = torch.nan  # left0
+    broken = tmp_path / "encoder"
+    model.save_pretrained(broken)
+    for file in tiny_text_encoder.glob("tokenizer*"):
+        (broken / file.name).write_bytes(file.read_bytes())
+    pairs, clean = matched(20, seed=1), [row for row in matched(30, seed=2) if "left0" not in row["a"].split()]
+    bad = [row for row in pairs if "left0" in row["a"].split()]
+    assert 0 < len(bad) < 19
+    written(tmp_path / "pairs.jsonl", pairs)
+    written(tmp_path / "clean.jsonl", clean)
+    audit_pairs(tmp_path / "pairs.jsonl", tmp_path / "clean.jsonl", str(broken), tmp_path / "out", "audit", how=SMALL)
+    unread = lines(tmp_path / "out" / "audit-unread.jsonl")
+    assert [row["column"] for row in unread] == ["a"] * len(bad)
+    assert "not finite" in unread[0]["reason"]
+    kept = {row["id"]: row["keep"] for row in lines(tmp_path / "out" / "audit-cleaned.jsonl")}
+    assert not any(kept[row["id"]] for row in bad)
+    (tmp_path / "all").mkdir()
+    assert "None of the" in fails(broken, tmp_path / "all", bad[:2], clean)
+
+
+def test_a_query_of_the_users_choice_is_traced_whether_it_is_right_or_wrong(tiny_text_encoder, tmp_path):
+    code, output = audit(tiny_text_encoder, tmp_path, matched(3, seed=1), matched(3, seed=2), "--explain", "2-1")
+    assert code == 0, output
+    summary = json.loads((tmp_path / "out" / "audit.json").read_text(encoding="utf-8"))
+    assert summary["explained"]["query"]["id"] == "2-1"
+    assert summary["removal"] is None  # three queries are too few to be halved
+    assert "fewer than four queries" in (tmp_path / "out" / "audit.html").read_text(encoding="utf-8")

@@ -293,6 +293,21 @@ def test_a_loss_that_was_not_finite_is_reported(make_run: MakeRun) -> None:
     assert "the training loss was not a finite number at 2 log events" in Page(report(run)).words
 
 
+def test_what_the_mask_did_and_where_domains_conflict_is_drawn(make_run: MakeRun) -> None:
+    run = make_run("iga")
+    more = {"noise_share": 0.3, "tangent_kept": 0.9, "conflict_cosine/q_proj": -0.2, "conflict_cosine/up_proj": 0.4}
+    edit_lines(run / "metrics.jsonl", lambda line: line.update(more))
+    page = report(run)
+    mask = re.search(r"<svg[^>]*><title>Mask of [^<]*</title>.*?</svg>", page, re.DOTALL)
+    conflict = re.search(r"<svg[^>]*><title>Conflict between domains in [^<]*</title>.*?</svg>", page, re.DOTALL)
+    assert mask is not None
+    assert conflict is not None
+    for words in ("mask density", "keep rate", "noise share", "tangent energy kept"):
+        assert words in mask[0]
+    assert "q_proj" in conflict[0]
+    assert "up_proj" in conflict[0]
+
+
 def test_traces_of_teachers_have_a_section_of_their_own(make_run: MakeRun) -> None:
     run = make_run("iga")
     assert "<h2>Traces</h2>" not in report(run)

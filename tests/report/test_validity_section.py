@@ -39,7 +39,10 @@ def test_a_run_that_weighs_nothing_has_no_section(tmp_path: Path) -> None:
 
 
 def test_numbers_and_table_and_shades(tmp_path: Path) -> None:
-    steps = [{"drawn": [0, 2], "deltas": [-1.0, 0.0, 1.0]}, {"drawn": [0, 12], "deltas": [0.0] * 12 + [-0.5]}]
+    steps = [
+        {"drawn": [0, 2], "deltas": [-1.0, 0.0, 1.0], "weights": [0.2, 1.0, 1.8]},
+        {"drawn": [0, 12], "deltas": [0.0] * 12 + [-0.5], "weights": [1.0] * 12 + [0.5]},
+    ]
     write(tmp_path, "steps", steps)
     write(tmp_path, "traces", [TRACE])
     more = {"validity/compared": 10.0, "validity/failed": 1.0}
@@ -48,13 +51,20 @@ def test_numbers_and_table_and_shades(tmp_path: Path) -> None:
     assert "1.50 on average; at 20.0 %" in found.summary
     assert "failed at 10.0 %" in found.summary
     assert len(found.figures) == 5
-    assert found.steps is not None
-    table = {row.label: [cell.text for cell in row.cells] for row in found.steps.rows}
-    assert table == {
-        "Step 1": ["2", "-0.50", "0", "50", "50"],
-        "Step 3": ["1", "+1.00", "100", "0", "0"],
-        "Later steps": ["1", "-0.50", "0", "0", "100"],
+    tables = {what: {row.label: [cell.text for cell in row.cells] for row in table.rows} for what, table in found.steps}
+    assert tables == {
+        "relative validity delta": {
+            "Step 1": ["2", "-0.50", "50", "0", "50", "0", "0"],
+            "Step 3": ["1", "1.00", "0", "0", "0", "0", "100"],
+            "Later steps": ["1", "-0.50", "0", "100", "0", "0", "0"],
+        },
+        "weight w": {
+            "Step 1": ["2", "0.60", "50", "0", "50", "0"],
+            "Step 3": ["1", "1.80", "0", "0", "0", "100"],
+            "Later steps": ["1", "0.50", "0", "100", "0", "0"],
+        },
     }
+    assert found.steps[0][1].columns[2] == "\N{MINUS SIGN}1 to \N{MINUS SIGN}0.5, %"
     ((name, pieces),) = found.traces
     assert name == "rates-1/law"
     assert [(piece.text, piece.shade, piece.proposal) for piece in pieces] == [

@@ -1,4 +1,4 @@
-"""Rows of unequal lengths in three domains, and a factory of trainers on tiny students."""
+"""Rows of unequal lengths in three domains, factories of trainers on tiny students, and their first gradient."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 from peft import LoraConfig
-from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from isodistill import DistillConfig, DistillTrainer
 from isodistill.data.rows import Row
@@ -69,6 +69,42 @@ def make_trainer(
         return trainer
 
     return make
+
+
+def other_weights(student: LlamaForCausalLM, width: int = 32, **overrides: Any) -> LlamaForCausalLM:
+    """A teacher for the student's tokenizer: other weights, and another width or other settings where asked."""
+    settings = student.config.to_dict() | {"hidden_size": width, "head_dim": width // 4} | overrides
+    torch.manual_seed(9)
+    return LlamaForCausalLM(LlamaConfig(**settings)).to(torch.float32)
+
+
+@pytest.fixture
+def taught(make_trainer: Callable[..., DistillTrainer], tiny_model: LlamaForCausalLM) -> Callable[..., DistillTrainer]:
+    """Trainers of one step whose teacher has other weights than the student, unless one is given."""
+
+    def make(teacher: Any = None, **settings: Any) -> DistillTrainer:
+        given = {"teacher_model": other_weights(tiny_model) if teacher is None else teacher}
+        return make_trainer(**{"max_steps": 1, "max_grad_norm": 1e9} | given | settings)
+
+    return make
+
+
+def gradient(trainer: DistillTrainer) -> dict[str, torch.Tensor]:
+    """Train; the gradient that the optimizer got at its last step."""
+    seen: dict[str, torch.Tensor] = {}
+
+    def grab(optimizer: Any, args: Any, kwargs: Any) -> None:
+        seen.update({n: p.grad.detach().clone() for n, p in trainer.model.named_parameters() if p.requires_grad})
+
+    trainer.create_optimizer().register_step_pre_hook(grab)
+    trainer.train()
+    return seen
+
+
+def alike(found: dict[str, torch.Tensor], expected: dict[str, torch.Tensor]) -> None:
+    """Equal up to rounding."""
+    for name, value in expected.items():
+        torch.testing.assert_close(found[name], value, rtol=1e-3, atol=1e-5)
 
 
 @pytest.fixture

@@ -4,57 +4,37 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from safetensors import safe_open
-from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM, TrainerCallback
+from transformers import AutoModelForCausalLM, LlamaForCausalLM, TrainerCallback
 
 from isodistill import DistillTrainer
 from isodistill.data.rows import Row
 from isodistill.errors import UserError
 from isodistill.training.forward import trained_tokens
 
+from .conftest import alike, gradient, other_weights
 
-def wider(tiny_model: LlamaForCausalLM, width: int = 48, **overrides: Any) -> LlamaForCausalLM:
-    """A teacher of another width for the same tokenizer."""
-    settings = tiny_model.config.to_dict() | {"hidden_size": width, "head_dim": width // 4} | overrides
-    torch.manual_seed(9)
-    return LlamaForCausalLM(LlamaConfig(**settings)).to(torch.float32)
+wider = partial(other_weights, width=48)
 
 
 @pytest.fixture
-def taught(make_trainer: Any, tiny_model: LlamaForCausalLM) -> Callable[..., Any]:
+def taught(taught: Callable[..., DistillTrainer], tiny_model: LlamaForCausalLM) -> Callable[..., DistillTrainer]:
     """Trainers of a student of width 32 with a teacher of width 48."""
 
     def make(rows: list[Row] | None = None, teacher: Any = None, **settings: Any) -> DistillTrainer:
-        given = {"teacher_model": wider(tiny_model) if teacher is None else teacher}
-        trainer: DistillTrainer = make_trainer(rows, **{"max_steps": 1, "max_grad_norm": 1e9} | given | settings)
-        return trainer
+        return taught(wider(tiny_model) if teacher is None else teacher, rows=rows, **settings)
 
     return make
 
 
-def gradient(trainer: DistillTrainer) -> dict[str, torch.Tensor]:
-    seen: dict[str, torch.Tensor] = {}
-
-    def grab(optimizer: Any, args: Any, kwargs: Any) -> None:
-        seen.update({n: p.grad.detach().clone() for n, p in trainer.model.named_parameters() if p.requires_grad})
-
-    trainer.create_optimizer().register_step_pre_hook(grab)
-    trainer.train()
-    return seen
-
-
 def flexkd(**options: Any) -> dict[str, Any]:
     return {"name": "flexkd", **options}
-
-
-def close(found: dict[str, torch.Tensor], expected: dict[str, torch.Tensor]) -> None:
-    for name, value in expected.items():
-        torch.testing.assert_close(found[name], value, rtol=1e-3, atol=1e-5)
 
 
 def metrics(tmp_path: Path) -> list[dict[str, Any]]:
@@ -100,7 +80,7 @@ def test_gradient_is_that_of_the_formula_written_out(taught: Callable[..., Any],
     task = torch.nn.functional.cross_entropy(out.logits.flatten(0, 1)[positions], tokens.targets)
     named = {n: p for n, p in student.named_parameters() if p.requires_grad}
     grads = torch.autograd.grad(task + 3.0 * (1 - r).square().mean(), list(named.values()))
-    close(gradient(trainer), dict(zip(named, grads, strict=True)))
+    alike(gradient(trainer), dict(zip(named, grads, strict=True)))
 
 
 def test_statistics_of_the_step_do_not_depend_on_the_split(taught: Callable[..., Any]) -> None:
@@ -110,7 +90,7 @@ def test_statistics_of_the_step_do_not_depend_on_the_split(taught: Callable[...,
         for n in (1, 2, 8)
     ]
     for each in exact:
-        close(gradient(each), whole)
+        alike(gradient(each), whole)
     micro = gradient(taught(method="flexkd", term=flexkd(), sets_per_batch=1, gradient_accumulation_steps=8))
     apart = max(float((micro[n] - value).abs().max() / value.abs().max()) for n, value in whole.items())
     assert apart > 0.05  # the default is not exact, and says so
@@ -120,7 +100,7 @@ def test_a_micro_batch_counts_by_its_tokens(taught: Callable[..., Any]) -> None:
     """The projector's loss is a mean over tokens, so accumulation may not change its gradient."""
     term = {"name": "projector", "b": 2.0}
     whole = gradient(taught(method="projector", term=term, sets_per_batch=8))
-    close(gradient(taught(method="projector", term=term, sets_per_batch=2, gradient_accumulation_steps=4)), whole)
+    alike(gradient(taught(method="projector", term=term, sets_per_batch=2, gradient_accumulation_steps=4)), whole)
 
 
 @pytest.mark.parametrize("stats", ["micro", "step"])
@@ -130,7 +110,7 @@ def test_a_term_is_part_of_each_domains_loss_under_iga(taught: Callable[..., Any
         taught(method="iga", term=flexkd(stats=stats), sets_per_batch=8, gradients=g) for g in ("auto", "domain_major")
     ]
     found = [gradient(trainer) for trainer in both]
-    close(found[1], found[0])
+    alike(found[1], found[0])
     plain = gradient(taught(method="iga", term=flexkd(b=1e-9), sets_per_batch=8))
     assert any(float((found[0][n] - value).abs().max()) > 1e-4 for n, value in plain.items())
     summed: dict[str, torch.Tensor] = {}
@@ -139,7 +119,7 @@ def test_a_term_is_part_of_each_domains_loss_under_iga(taught: Callable[..., Any
         single.alignment.domain_weights = lambda counts, k=k: torch.eye(3)[k].to(counts) / counts
         for n, value in gradient(single).items():
             summed[n] = summed.get(n, 0.0) + value
-    close(summed, found[0])
+    alike(summed, found[0])
 
 
 def test_prompts_and_padding_change_nothing(taught: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -155,7 +135,7 @@ def test_prompts_and_padding_change_nothing(taught: Callable[..., Any], monkeypa
         return batch
 
     monkeypatch.setattr(module, "collate", padded)
-    close(gradient(taught(method="flexkd", term=flexkd(), sets_per_batch=8)), expected)
+    alike(gradient(taught(method="flexkd", term=flexkd(), sets_per_batch=8)), expected)
 
 
 @pytest.mark.parametrize("pairs", [[[1, 1]], [[-1, -1], [1, 2]]])
@@ -165,7 +145,7 @@ def test_pairs_of_layers(taught: Callable[..., Any], tmp_path: Path, pairs: list
         for g in ("auto", "domain_major")
     ]
     found = [gradient(trainer) for trainer in paths]
-    close(found[1], found[0])
+    alike(found[1], found[0])
     names = [name for name in metrics(tmp_path)[0] if name.startswith("flexkd/r_")]
     assert len(names) == len(pairs)
     term = paths[0].term.term

@@ -9,20 +9,10 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from isodistill import DistillTrainer
 from isodistill.data.rows import Row
 from isodistill.objectives import LabelMultitask
 
-
-def gradient(trainer: DistillTrainer) -> dict[str, torch.Tensor]:
-    seen: dict[str, torch.Tensor] = {}
-
-    def grab(optimizer: Any, args: Any, kwargs: Any) -> None:
-        seen.update({n: p.grad.detach().clone() for n, p in trainer.model.named_parameters() if p.requires_grad})
-
-    trainer.create_optimizer().register_step_pre_hook(grab)
-    trainer.train()
-    return seen
+from .conftest import alike, gradient
 
 
 def test_a_row_becomes_two_and_a_bare_answer_one() -> None:
@@ -69,5 +59,4 @@ def test_the_split_into_micro_batches_changes_nothing(make_trainer: Any) -> None
     whole = gradient(make_trainer(sets_per_batch=16, **common))
     for n in (2, 8):
         split = gradient(make_trainer(sets_per_batch=16 // n, gradient_accumulation_steps=n, **common))
-        for name, value in whole.items():
-            torch.testing.assert_close(split[name], value, rtol=1e-3, atol=1e-5)
+        alike(split, whole)

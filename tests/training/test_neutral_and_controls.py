@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from peft import LoraConfig
 
-from isodistill import DistillTrainer
+from isodistill import DistillConfig, DistillTrainer
 from isodistill.errors import UserError
+
+from .conftest import make_rows
 
 MakeTrainer = Callable[..., DistillTrainer]
 
@@ -120,6 +124,26 @@ def test_options_without_a_name_go_to_the_part_of_the_preset(make_trainer: MakeT
     assert (type(trainer.alignment).__name__, trainer.alignment.tau) == ("InvariantGradientAlignment", 7.0)
     with pytest.raises(UserError, match="erm"):
         make_trainer(method="erm", alignment={"tau": 7.0})
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"fp16": True}, "fp16 scales the loss"),
+        ({"fsdp": "full_shard"}, "sharded by FSDP or DeepSpeed cannot be trained"),
+    ],
+)
+def test_what_no_alignment_can_do_is_refused(make_trainer: MakeTrainer, given: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        make_trainer(method="erm", **given)
+
+
+def test_masks_of_weights_need_plain_lora(tiny_model: Any, tokenizer: Any, tmp_path: Path) -> None:
+    dora = LoraConfig(r=2, target_modules="all-linear", task_type="CAUSAL_LM", use_dora=True)
+    alignment = {"name": "iga", "space": "tangent"}
+    args = DistillConfig(output_dir=str(tmp_path), use_cpu=True, bf16=False, method="iga", alignment=alignment)
+    with pytest.raises(UserError, match=r"masks W = W0 \+ s B A, but .* is Dora"):
+        DistillTrainer(tiny_model, args, make_rows(), tokenizer, peft_config=dora)
 
 
 def test_svd_rank_is_refused_where_it_would_do_nothing(make_trainer: MakeTrainer) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,8 @@ from isodistill import DistillTrainer
 from isodistill.data.rows import Row
 from isodistill.errors import UserError
 from isodistill.validity import Action
+
+from .conftest import alike, gradient
 
 STEPS = {"n_prefix": 99, "max_tokens": 6}
 
@@ -40,27 +43,12 @@ class Length:
 
 
 @pytest.fixture
-def stepwise(make_trainer: Any, tiny_model: LlamaForCausalLM) -> Callable[..., DistillTrainer]:
+def stepwise(taught: Callable[..., DistillTrainer]) -> Callable[..., DistillTrainer]:
     def make(scorer: Any, steps: dict[str, Any] | None = None, **given: Any) -> DistillTrainer:
-        torch.manual_seed(9)
         slot = {"name": "vcrd", "lam_ce": 0.0, "lam_kd": 1.0, "steps": STEPS | (steps or {}), **given.pop("slot", {})}
-        slots = {"method": "vcrd", "objective": slot, "max_steps": 1, "max_grad_norm": 1e9, "sets_per_batch": 8}
-        teacher = LlamaForCausalLM(tiny_model.config)
-        trainer: DistillTrainer = make_trainer(**slots | {"teacher_model": teacher, "scorer": scorer} | given)
-        return trainer
+        return taught(**{"method": "vcrd", "objective": slot, "sets_per_batch": 8, "scorer": scorer} | given)
 
     return make
-
-
-def gradient(trainer: DistillTrainer) -> dict[str, torch.Tensor]:
-    seen: dict[str, torch.Tensor] = {}
-
-    def grab(optimizer: Any, args: Any, kwargs: Any) -> None:
-        seen.update({n: p.grad.detach().clone() for n, p in trainer.model.named_parameters() if p.requires_grad})
-
-    trainer.create_optimizer().register_step_pre_hook(grab)
-    trainer.train()
-    return seen
 
 
 def lines(trainer: DistillTrainer) -> list[dict[str, Any]]:
@@ -71,11 +59,6 @@ def lines(trainer: DistillTrainer) -> list[dict[str, Any]]:
 def metrics(trainer: DistillTrainer) -> dict[str, float]:
     file = Path(trainer.args.output_dir) / "metrics.jsonl"
     return json.loads(file.read_text().splitlines()[0])
-
-
-def alike(left: dict[str, torch.Tensor], right: dict[str, torch.Tensor], factor: float = 1.0) -> None:
-    for name, value in right.items():
-        torch.testing.assert_close(left[name], factor * value, rtol=1e-3, atol=1e-5)
 
 
 def oracle(trainer: DistillTrainer, records: list[dict[str, Any]], w_of: Callable[[float], float]) -> None:
@@ -130,7 +113,42 @@ def test_a_raising_scorer_loses_nothing(stepwise: Any, monkeypatch: pytest.Monke
     alike(gradient(raising), gradient(stepwise(Says(0.5, 0.5))))
 
 
-@pytest.mark.parametrize("slot", [{}, {"control": "permuted"}, {"w_norm": "mean"}, {"rho": 1.0}], ids=str)
+def test_a_hanging_scorer_loses_nothing(stepwise: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    scorer, score = Length(), Length().score
+    hung: list[str] = []
+
+    def hangs(actions: Sequence[Action]) -> list[float]:
+        if any(a.row.id == "set-0/law" for a in actions):
+            hung.extend(a.step for a in actions if len(actions) == 1)
+            threading.Event().wait(60)
+        return score(actions)
+
+    monkeypatch.setattr(scorer, "score", hangs)
+    trainer = stepwise(scorer, {"limit": 0.02})
+    trainer.train()
+    by_row = {line["row"]: line["deltas"] for line in lines(trainer)}
+    assert hung
+    assert set(by_row.pop("set-0/law")) == {0.0}
+    stepwise(Length(), output_dir=trainer.args.output_dir + "-whole").train()
+    whole = Path(trainer.args.output_dir + "-whole") / "validity" / "steps.jsonl"
+    expected = {line["row"]: line["deltas"] for line in map(json.loads, whole.read_text().splitlines())}
+    assert by_row == {row: deltas for row, deltas in expected.items() if row != "set-0/law"}
+    assert metrics(trainer)["validity/failed"] == len(hung) / 2
+
+
+def test_a_prefix_that_leaves_no_room_is_counted(stepwise: Any) -> None:
+    trainer = stepwise(Length())
+    lengths = sorted(len(row.input_ids) for row in trainer.train_dataset)
+    trainer.model.config.max_position_embeddings = lengths[len(lengths) // 2]
+    trainer.train()
+    found = metrics(trainer)
+    assert 0 < found["validity/no_room"] < found["validity/compared"]
+    assert found["validity/failed"] == 0
+
+
+@pytest.mark.parametrize(
+    "slot", [{}, {"control": "permuted"}, {"w_norm": "mean"}, {"rho": 1.0, "sample_tokens": 8}], ids=str
+)
 def test_the_split_into_micro_batches_changes_nothing(stepwise: Any, slot: dict[str, Any]) -> None:
     whole = gradient(stepwise(Length(), slot=slot))
     for n in (2, 8):
@@ -152,7 +170,7 @@ def test_drawn_prefixes_hang_on_seed_and_row_alone(stepwise: Any) -> None:
     assert set(undrawn) == {0.0}
 
 
-@pytest.mark.parametrize("slot", [{}, {"rho": 0.5}, {"divergence_name": "ce"}], ids=str)
+@pytest.mark.parametrize("slot", [{}, {"rho": 0.5, "sample_tokens": 8}, {"divergence_name": "ce"}], ids=str)
 def test_interrupted_and_resumed_is_uninterrupted(
     stepwise: Any, adapter: Any, tmp_path: Path, slot: dict[str, Any]
 ) -> None:
@@ -169,6 +187,8 @@ def test_interrupted_and_resumed_is_uninterrupted(
         assert torch.equal(adapter(again)[name], value), name
     assert lines(again) == lines(whole)
     assert {line["made"] for line in lines(whole)} > {0, 2}
+    for line in lines(whole):
+        assert line["weights"] == pytest.approx([2 / (1 + math.exp(-2 * d)) for d in line["deltas"]], abs=1e-5)
 
 
 def test_the_students_own_traces_are_compared_with_the_teacher(stepwise: Any) -> None:

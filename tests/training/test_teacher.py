@@ -12,48 +12,22 @@ import torch
 from tokenizers import Tokenizer
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
-from isodistill import DistillTrainer
 from isodistill.errors import UserError
 from isodistill.teachers.logits import LogitCache, fill_cache, made_by
+
+from .conftest import alike, gradient, other_weights
 
 NAMES = ("fkl", "rkl", "jsd", "skew", "vcrd")
 WHOLE = [{"control": "permuted"}, {"control": "constant"}, {"w_norm": "mean"}]
 
 
-@pytest.fixture
-def taught(make_trainer: Any, tiny_model: LlamaForCausalLM) -> Callable[..., Any]:
-    """Trainers whose teacher is a model of other weights, or the student itself."""
-
-    def make(teacher: Any = None, tokenizer: Any = None, **settings: Any) -> DistillTrainer:
-        if teacher is None:
-            torch.manual_seed(9)
-            teacher = LlamaForCausalLM(tiny_model.config)
-        given = {"teacher_model": teacher, "teacher_processing_class": tokenizer, "max_steps": 1, "max_grad_norm": 1e9}
-        trainer: DistillTrainer = make_trainer(**given | settings)
-        return trainer
-
-    return make
-
-
-def gradient(trainer: DistillTrainer) -> dict[str, torch.Tensor]:
-    seen: dict[str, torch.Tensor] = {}
-
-    def grab(optimizer: Any, args: Any, kwargs: Any) -> None:
-        seen.update({n: p.grad.detach().clone() for n, p in trainer.model.named_parameters() if p.requires_grad})
-
-    trainer.create_optimizer().register_step_pre_hook(grab)
-    trainer.train()
-    return seen
-
-
 @pytest.mark.parametrize("name", NAMES)
 def test_accumulation_and_path_never_change_the_gradient(taught: Callable[..., Any], name: str) -> None:
     whole = gradient(taught(method=name, sets_per_batch=8))
-    others = [taught(method=name, sets_per_batch=8 // n, gradient_accumulation_steps=n) for n in (2, 4, 8)]
+    others = [taught(method=name, sets_per_batch=8 // n, gradient_accumulation_steps=n) for n in (2, 8)]
     others.append(taught(method=name, sets_per_batch=8, gradients="domain_major"))
     for other in map(gradient, others):
-        for n, value in whole.items():
-            torch.testing.assert_close(other[n], value, rtol=1e-3, atol=1e-5)
+        alike(other, whole)
 
 
 @pytest.mark.parametrize("options", WHOLE, ids=str)
@@ -63,9 +37,8 @@ def test_weights_of_the_whole_step_do_not_depend_on_its_split(
     slot = {"name": "vcrd", "lam_ce": 0.0, **options}
     whole = gradient(taught(method="vcrd", objective=slot, sets_per_batch=8))
     for n in (2, 8):
-        split = gradient(taught(method="vcrd", objective=slot, sets_per_batch=8 // n, gradient_accumulation_steps=n))
-        for name, value in whole.items():
-            torch.testing.assert_close(split[name], value, rtol=1e-3, atol=1e-5)
+        split = taught(method="vcrd", objective=slot, sets_per_batch=8 // n, gradient_accumulation_steps=n)
+        alike(gradient(split), whole)
     plain = gradient(taught(method="vcrd", objective={"name": "vcrd", "lam_ce": 0.0}, sets_per_batch=8))
     assert any(not torch.allclose(plain[name], value, rtol=1e-2) for name, value in whole.items())
 
@@ -74,8 +47,7 @@ def test_weights_of_the_whole_step_do_not_depend_on_its_split(
 def test_what_is_read_from_disk_teaches_as_the_live_teacher(
     taught: Callable[..., Any], tiny_model: LlamaForCausalLM, tokenizer: Any, tmp_path: Path, k: int
 ) -> None:
-    torch.manual_seed(9)
-    teacher = LlamaForCausalLM(tiny_model.config)
+    teacher = other_weights(tiny_model)
     cache = LogitCache(tmp_path / "cache", made_by("t", "1", tokenizer, len(tokenizer)), k=k)
     live = taught(teacher, method="fkl", sets_per_batch=4, gradient_accumulation_steps=2)
     fill_cache(cache, teacher, live.train_dataset)
@@ -106,15 +78,13 @@ def test_a_cache_that_cannot_serve_is_refused(
 def test_the_objective_is_that_of_every_domain_under_iga(taught: Callable[..., Any], name: str) -> None:
     iga = gradient(taught(method="iga", objective={"name": name}, sets_per_batch=8))
     erm = gradient(taught(method="erm", objective={"name": name}, sets_per_batch=8))
-    for n, value in erm.items():  # in update mode IGA leaves the gradient of ERM to the optimizer
-        torch.testing.assert_close(iga[n], value, rtol=1e-3, atol=1e-5)
+    alike(iga, erm)  # in update mode IGA leaves the gradient of ERM to the optimizer
 
 
 def test_self_is_the_base_without_its_adapter(taught: Callable[..., Any], tiny_model: LlamaForCausalLM) -> None:
     own = gradient(taught("self", method="fkl"))
     base = gradient(taught(tiny_model, method="fkl"))
-    for n, value in base.items():
-        torch.testing.assert_close(own[n], value, rtol=1e-3, atol=1e-5)
+    alike(own, base)
 
 
 def test_what_is_refused_before_training(
@@ -132,7 +102,7 @@ def test_what_is_refused_before_training(
     vocabulary["a"], vocabulary["b"] = vocabulary["b"], vocabulary["a"]
     other = PreTrainedTokenizerFast(tokenizer_object=Tokenizer.from_str(json.dumps(tree)))
     with pytest.raises(UserError, match="different tokenizers"):
-        taught(tokenizer=other, method="fkl")
+        taught(teacher_processing_class=other, method="fkl")
     short = type(tiny_model.config)(**tiny_model.config.to_dict() | {"max_position_embeddings": 16})
     with pytest.raises(UserError, match=r"the longest row has \d+ tokens and the teacher reads 16"):
         taught(LlamaForCausalLM(short), method="fkl")

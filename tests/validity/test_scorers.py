@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from typing import Any
 
@@ -23,6 +24,7 @@ from isodistill.validity import (
     TeacherLikelihood,
     make_scorer,
 )
+from isodistill.validity.rollout import answered
 
 ROW = Row(id="a", prompt="6 patients an hour for 4 hours. How many?", answer="24", answer_type="number")
 
@@ -76,6 +78,18 @@ def test_rollouts_count_the_completions_that_a_verdict_takes(tiny_model: LlamaFo
     seen.clear()
     scorer.score([action("another"), action("6 x 4 = 24.", prefix="So ")])
     assert seen[4:] == first  # whatever is scored beside it
+
+
+@pytest.mark.usefixtures("sandbox")
+def test_code_and_instructions_are_worth_the_share_that_holds() -> None:
+    tests = "assert plus(1) == 2\nassert plus(2) == 3\nassert plus(3) == 5\n"
+    code = Row(id="c", prompt="Add one.", answer=tests, answer_type="code")
+    program = "```python\ndef plus(x):\n    return x + 1\n```"
+    assert answered(code, program) == pytest.approx(2 / 3)
+    assert answered(code, program.replace("+ 1", "+")) == 0.0
+    kinds = [{"id": "punctuation:no_comma"}, {"id": "startend:quotation"}]
+    asked = Row(id="i", prompt="?", answer=json.dumps(kinds), answer_type="instructions")
+    assert [answered(asked, text) for text in ('"yes"', "yes", "yes, yes", "")] == [1.0, 0.5, 0.0, 0.0]
 
 
 def test_a_step_that_ends_the_trace_is_judged_as_it_is(tiny_model: LlamaForCausalLM, tokenizer: Any) -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -48,6 +50,21 @@ def test_too_many_failures_stop_with_the_first_reason(tmp_path: Path) -> None:
     scoring(actions(*good, "nan", "2", "3", "4"))  # a fifth is allowed
     with pytest.raises(UserError, match=r"5 of 21 steps.*max_failed = 0.2.*a score of nan"):
         scoring(actions("5"))
+
+
+def test_a_scorer_that_always_hangs_is_found_out_before_all_steps_have_hung(tmp_path: Path) -> None:
+    scripted, began = Scripted(), time.monotonic()
+    scoring = Scoring(scripted, tmp_path, limit=0.01, max_failed=0.1)
+    with pytest.raises(UserError, match=r"failed at 21 of 21 steps, and 179 are .*longer than 0.16 s"):
+        scoring([replace(action, prefix=str(n)) for n, action in enumerate(actions(*["hang"] * 200))])
+    assert time.monotonic() - began < 5  # two calls of sixteen and 21 of one, not 200
+
+
+def test_early_failures_that_later_steps_mend_stop_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    scoring = Scoring(Scripted(), tmp_path, max_failed=0.2)
+    good = [str(n / 100) for n in range(40)]
+    assert scoring(actions("raise", "nan", "2", "3", "4", *good))[:6] == [None] * 5 + [0.0]
+    assert capsys.readouterr().out == "the scorer scripted failed, and that step has weight 1: RuntimeError: no\n"
 
 
 def test_scores_are_asked_for_once_and_failures_again(tmp_path: Path) -> None:

@@ -17,8 +17,9 @@ class Alignment(ABC):
     """How the losses of K domains become one update of the trainable tensors.
 
     The trainer asks for ``domain_weights`` before the backwards of a step, hands the accumulated gradients to
-    ``update``, which leaves the direction in ``.grad``, clips, and calls ``before_step`` and ``after_step`` around the
-    optimizer. Rows that only sum gradients (``needs_domain_gradients`` False) get them in one row of the buffers.
+    ``update``, which leaves the direction in ``.grad``, lets a guard add to it, calls ``before_clipping``, clips, and
+    calls ``before_step`` and ``after_step`` around the optimizer. Alignments that only sum gradients
+    (``needs_domain_gradients`` False) get them in one row of the buffers.
     """
 
     needs_domains: ClassVar[bool] = False
@@ -32,6 +33,9 @@ class Alignment(ABC):
 
     needs_fp32: ClassVar[bool] = False
     """Gradients are subtracted from each other, so products in bf16 would leave noise."""
+
+    steps_on_direction: ClassVar[bool] = True
+    """The optimizer steps on what ``update`` leaves in ``.grad``, so what a guard adds to it counts."""
 
     @property
     def needs_weight_gradients(self) -> bool:
@@ -70,6 +74,9 @@ class Alignment(ABC):
         for name, p in gradients.parameters.items():
             p.grad = gradients.views[name][0].to(p.dtype)
         return {}
+
+    def before_clipping(self) -> None:  # noqa: B027
+        """Called when ``.grad`` is complete."""
 
     def before_step(self, optimizer: torch.optim.Optimizer) -> None:  # noqa: B027
         """Called after clipping, just before the optimizer moves the parameters."""

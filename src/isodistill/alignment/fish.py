@@ -40,6 +40,7 @@ class Fish(PerDomain):
     meta_lr: float = 0.5
 
     needs_recompute: ClassVar[bool] = True
+    steps_on_direction: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         if not 0 < self.meta_lr <= 1:

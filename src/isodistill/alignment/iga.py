@@ -143,12 +143,22 @@ class InvariantGradientAlignment(Alignment):
                 "alignment.project_back retract changes the basis of A and B at every step, which makes the moments of "
                 "an Adam-like optimizer meaningless; train with optim: sgd, or choose pullback."
             )
+        if self.space != "factor" and not layers:
+            raise UserError(
+                f"alignment.space {self.space} masks W = W0 + s B A, and this student has no LoRA linears; choose "
+                "alignment.space factor, which masks its trainable tensors themselves."
+            )
+        if adaptive and not self._masks_update(adaptive) and self.second_moment == "masked":
+            warnings.warn(
+                "IGA masks the gradient, and the optimizer is Adam-like, which undoes a slowly varying mask: with it "
+                "this is nearly ERM. Choose alignment.apply_to update, or train with optim: sgd.",
+                stacklevel=2,
+            )
         self._warmup_steps = int(self.tau_warmup * total_steps)
-        rank = (layers[0].A.shape[0] if layers else 1) if self.svd_rank == "r" else int(self.svd_rank)
         options = MaskOptions(
             form=self.form, norm=self.norm, keep_rate=self.keep_rate, grad_ema=self.grad_ema, var_ema=self.var_ema,
-            svd_rank=rank or None, exact_svd=self.svd == "exact", project_back=self.project_back, refresh=self.refresh,
-            control=self.control,
+            svd_rank=self.svd_rank or None, exact_svd=self.svd == "exact", project_back=self.project_back,
+            refresh=self.refresh, control=self.control,
         )  # fmt: skip
         generator = torch.Generator().manual_seed(seed)
         self._space: Space
@@ -161,9 +171,12 @@ class InvariantGradientAlignment(Alignment):
                 "weight": WeightSpace,
             }
             self._space = kinds[self.space](options, layers, generator)
-        self._mask_update = self.apply_to == "update" or (self.apply_to == "auto" and adaptive)
+        self._mask_update = self._masks_update(adaptive)
         self._remembered = RememberedStep()
         self._second_moment = UnmaskedSecondMoment() if self.second_moment == "unmasked" else None
+
+    def _masks_update(self, adaptive: bool) -> bool:
+        return self.apply_to == "update" or (self.apply_to == "auto" and adaptive)
 
     def domain_weights(self, counts: Tensor) -> Tensor:
         """1 / n_k: the rows of the buffers are the gradients of the domain means L_k."""
@@ -190,6 +203,11 @@ class InvariantGradientAlignment(Alignment):
         else:
             self._second_moment.hold(removed)
         return metrics | self._watched(told)
+
+    def before_clipping(self) -> None:
+        """What a guard added is clipped with the rest."""
+        if self._second_moment is not None:
+            self._second_moment.before_clipping()
 
     def before_step(self, optimizer: torch.optim.Optimizer) -> None:
         """Remember the parameters, decayed as the optimizer will decay them."""

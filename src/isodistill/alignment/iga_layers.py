@@ -94,7 +94,7 @@ class LayerSpace(Space):
             kept.add(self.bases[layer.name].energy(L_x - removal.L, R_x - removal.R), removal.sums[3])
             L, R = removal.L, removal.R
             if self.options.svd_rank is not None:
-                D = (x.dense()[0] if isinstance(x, Thin) else x) - self._truncated(layer.name, mask.masked(x))
+                D = (x.dense()[0] if isinstance(x, Thin) else x) - self._truncated(layer, mask.masked(x))
                 L, R = B.T @ D, D @ A.T
             if self.options.project_back == "lora_pro":
                 L, R = L_x - L, R_x - R
@@ -166,10 +166,10 @@ class LayerSpace(Space):
         sums = mask.remove(x, A, B).sums
         return sums[3].sqrt(), sums[4].sqrt()
 
-    def _truncated(self, name: str, G: Tensor) -> Tensor:
+    def _truncated(self, layer: LoraLayer, G: Tensor) -> Tensor:
         """SVD_p(G), dense."""
-        rank = self.options.svd_rank
-        assert rank is not None
+        name, p = layer.name, self.options.svd_rank
+        rank = len(layer.A) if p == "r" else int(p or 0)
         state = None if self.options.exact_svd else self.subspaces.get(name, SubspaceState())
         U, S, Vh, state = truncated_svd(G, rank, state)
         if not self.options.exact_svd:

@@ -29,8 +29,11 @@ class UnmaskedSecondMoment:
         self._length = torch.zeros(())
 
     def hold(self, removed: Removed) -> None:
-        """Keep the removals and the length of the gradient, which clipping may shorten."""
+        """Keep the removals."""
         self._removed = removed
+
+    def before_clipping(self) -> None:
+        """Keep the length of the whole gradient, which clipping may shorten."""
         self._length = self._measure()
 
     def before_step(self, optimizer: torch.optim.Optimizer) -> None:
@@ -61,4 +64,4 @@ class UnmaskedSecondMoment:
 
     def _measure(self) -> Tensor:
         squares = [p.grad.square().sum() for p, _ in self._removed if p.grad is not None]
-        return torch.stack([torch.zeros(()), *squares]).sum().sqrt()
+        return torch.stack(squares).sum().sqrt() if squares else torch.zeros(())

@@ -94,9 +94,13 @@ class TangentSpace(_FromFactors):
 
     def make_masks(self, step: DomainStep, tau: float, layers: list[LoraLayer]) -> tuple[Tensor, dict[str, float]]:
         """Masks that are formed tile by tile when they are used."""
-        age, self.age = self.age, self.age + 1
+        known = all(
+            layer.name in self.masks for layer in layers
+        )  # unless it could not be factorised at the last refresh
+        age, self.age = (self.age, self.age + 1) if known else (0, 1)
         if age % self.options.refresh:
-            self.masks = {layer.name: self.masks[layer.name] for layer in layers if layer.name in self.masks}
+            kept = {layer.name: (self.masks[layer.name], layer.A.device) for layer in layers}
+            self.masks = {n: DenseMask(m.M.to(device)) for n, (m, device) in kept.items() if isinstance(m, DenseMask)}
             return self.signals.update(step.flat, step.present, step.noise, step.noise_present)[0], {}
         averaged, thin, domains, weight = self._moments(step, layers)
         parts = {name: _split(matrices, domains) for name, matrices in thin.items()}

@@ -50,7 +50,7 @@ class MaskOptions:
     keep_rate: float = 0.7
     grad_ema: float = 0.0
     var_ema: float = 0.0
-    svd_rank: int | None = None
+    svd_rank: int | str | None = None  # "r": the rank of the layer's LoRA
     exact_svd: bool = False
     project_back: ProjectBack = "pullback"
     refresh: int = 1

@@ -63,8 +63,9 @@ class SplitRule:
             raise ValueError(f"mode is {self.mode!r}; choose one of {', '.join(get_args(Mode))}")
         if self.metric == "random" and self.mode != "quantile":
             raise ValueError("metric random draws a share of the nodes, so it needs mode quantile")
-        if self.metric == "angular" and self.threshold > math.pi:
-            raise ValueError(f"threshold is {self.threshold}; angles lie in 0 to pi")
+        most = {"angular": math.pi, "cosine": 2.0}.get(self.metric, math.inf)
+        if not self.threshold <= most:  # below 0 everything selected is duplicated
+            raise ValueError(f"threshold is {self.threshold}; drifts of metric {self.metric} lie in 0 to {most:g}")
         if self.mode == "bands" and not 0 <= self.lower <= self.threshold:
             raise ValueError(f"lower is {self.lower}; it must lie between 0 and threshold ({self.threshold})")
         if not 0 <= self.quantile <= 1:

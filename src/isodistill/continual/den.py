@@ -17,6 +17,7 @@ new and restored rows begin with zero moments.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -102,10 +103,19 @@ class AngularDEN:
         """Train on the rows of the next task.
 
         Raises:
-            ValueError: there are no rows, or a layer would outgrow ``max_units``.
+            ValueError: there are no rows, or a layer would outgrow ``max_units``; the network is then as it was before.
         """
         if not len(x):
             raise ValueError(f"task {len(self.growth)} has no rows to train on")
+        before = copy.deepcopy(self.model), self.generator.get_state()
+        try:
+            self._learn(x, y, n_classes)
+        except ValueError:
+            self.model, state = before
+            self.generator.set_state(state)
+            raise
+
+    def _learn(self, x: Tensor, y: Tensor, n_classes: int) -> None:
         model, options = self.model, self.options
         old = [(W.detach().clone(), b.detach().clone()) for W, b in zip(model.W, model.b, strict=True)]
         task = model.add_head(n_classes, self.generator)

@@ -155,11 +155,7 @@ def generate(
         max_new_tokens,
         lambda tokens: tokenizer.decode(tokens, skip_special_tokens=True),
     )
-    waiting = [_Row(i, prompt) for i, prompt in enumerate(prompts)]
-    if temperature > 0 and seeds is not None:
-        for row, seed in zip(waiting, seeds, strict=True):
-            row.rng = np.random.default_rng(seed)
-    waiting.sort(key=lambda row: len(row.prompt))
+    waiting = _waiting(prompts, seeds if temperature > 0 else None)
     done: dict[int, Generation] = {}
     with torch.no_grad(), _evaluating(model):
         decoder = _decoder(model, prompts, batch_size)
@@ -206,6 +202,13 @@ def _check(
                 f"Prompt {i} has {len(prompt)} tokens and max_new_tokens is {max_new_tokens}: together more than the "
                 f"model's context of {context}. Shorten the prompt or lower max_new_tokens."
             )
+
+
+def _waiting(prompts: Sequence[Sequence[int]], seeds: Sequence[int] | None) -> list[_Row]:
+    """A row for every prompt, the longest last, each with its random stream where there are seeds."""
+    rngs = [None] * len(prompts) if seeds is None else [np.random.default_rng(seed) for seed in seeds]
+    rows = [_Row(i, prompt, rng) for i, (prompt, rng) in enumerate(zip(prompts, rngs, strict=True))]
+    return sorted(rows, key=lambda row: len(row.prompt))
 
 
 def _default_stop_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[int]:

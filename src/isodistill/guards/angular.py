@@ -186,7 +186,7 @@ class Angular(Guard):
                     now.copy_(torch.where(restored[:, None], then, now))
             n = len(frozen)
             shares = {"frozen": int(frozen.sum()) / n, "restored": int(restored.sum()) / n}
-            decided[group.name] = shares | {"updated": 1 - sum(shares.values())}
+            decided[group.name] = shares | {"updated": 1 - sum(shares.values()), "nodes": n}
         return {"nodes": decided}
 
     def state_dict(self) -> dict[str, Tensor]:

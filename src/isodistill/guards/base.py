@@ -48,6 +48,12 @@ class Guard:
     needs_old_student: ClassVar[bool] = False
     """``token_losses`` gets the student of the last stage at the same positions."""
 
+    adds_direction: ClassVar[bool] = False
+    """``after_backward`` adds to ``.grad``."""
+
+    learns_again: ClassVar[bool] = False
+    """There may be ``past_rows``, of which a teacher is asked too."""
+
     fresh_adapter: ClassVar[bool] = False
     """Each stage trains a new adapter; the earlier ones are frozen in the weights below it."""
 
@@ -125,6 +131,17 @@ class QuadraticGuard(Guard):
     The gradient is added in closed form to the direction that the alignment left, so clipping sees both, and a mask on
     the optimizer's step covers both.
     """
+
+    adds_direction: ClassVar[bool] = True
+
+    def obstacles(self, model: nn.Module, alignment: Alignment) -> list[str]:
+        """theta* must be in the basis of theta."""
+        if getattr(alignment, "project_back", None) == "retract":
+            return [
+                "alignment.project_back retract changes the basis of A and B at every step, so their distance to the "
+                "last stage says nothing; choose pullback, or another guard"
+            ]
+        return []
 
     @property
     def strength(self) -> float:

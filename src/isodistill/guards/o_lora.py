@@ -34,6 +34,7 @@ class OLoRA(Guard):
     """
 
     fresh_adapter: ClassVar[bool] = True
+    adds_direction: ClassVar[bool] = True
 
     l1: float = 0.5
     l2: float = 0.0

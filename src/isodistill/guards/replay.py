@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -34,6 +34,9 @@ class Replay(Guard):
     Raises:
         ValueError: an option is out of range.
     """
+
+    adds_direction: ClassVar[bool] = True
+    learns_again: ClassVar[bool] = True
 
     buffer: int = 100
     share: float = 0.05

@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from copy import deepcopy
 from fnmatch import fnmatchcase
+from operator import attrgetter
 from typing import Any, Literal, Protocol
 
 import torch
@@ -52,23 +53,45 @@ class DualEncoder(Protocol):
 class _Logits(nn.Module):
     """S = <u_i, v_j> / temperature; a forward of its own, for ``functional_call`` calls nothing else."""
 
-    def __init__(self, encoder: nn.Module, temperature: float, similarity: Similarity) -> None:
+    def __init__(self, encoder: nn.Module, temperature: float | str, similarity: Similarity) -> None:
         super().__init__()
         self.encoder, self.temperature, self.similarity = encoder, temperature, similarity
 
-    def forward(self, a: Any, b: Any) -> Tensor:
+    def forward(self, a: Any, b: Any, negatives: Any = None) -> Tensor:
         u: Tensor = self.encoder.encode_a(a)  # type: ignore[operator]
         v: Tensor = self.encoder.encode_b(b)  # type: ignore[operator]
+        if negatives is not None:
+            v = torch.cat([v, self.encoder.encode_b(negatives)])  # type: ignore[operator]
         if self.similarity == "cosine":
-            u, v = nn.functional.normalize(u, dim=-1), nn.functional.normalize(v, dim=-1)
-        S: Tensor = u @ v.T / self.temperature
+            u, v = _unit(u), _unit(v)
+        S: Tensor = u @ v.T * self.scale()
         return S
+
+    def scale(self) -> Tensor | float:
+        """1 / temperature."""
+        if isinstance(self.temperature, str):
+            scale: Tensor = attrgetter(self.temperature)(self.encoder).exp()
+            return scale
+        return 1 / self.temperature
+
+
+def _unit(u: Tensor) -> Tensor:
+    """Rows of norm 1, and 0 for 0; its forward derivative takes half the time of that of ``normalize``."""
+    return u * u.square().sum(-1, keepdim=True).clamp_min(1e-24).rsqrt()
 
 
 def segment(n_pairs: int, batch_size: int, seed: int) -> list[Tensor]:
     """Seg: a seeded division of the pairs into batches of indices; the last one may be smaller."""
     order = torch.randperm(n_pairs, generator=torch.Generator().manual_seed(seed))
     return list(order.split(batch_size))
+
+
+def _require_temperature(encoder: nn.Module, temperature: float | str) -> None:
+    if isinstance(temperature, str):
+        if temperature not in dict(encoder.named_parameters()):
+            raise ValueError(f"temperature names no parameter of the encoder: {temperature!r}.")
+    elif temperature <= 0:
+        raise ValueError(f"temperature must be positive, got {temperature}.")
 
 
 def _take(items: Items, index: Tensor) -> Any:
@@ -84,14 +107,17 @@ class Influence:
         a: first items, a tensor with a row per pair or a sequence.
         b: second items.
         segments: Seg, the recorded batches as index tensors; a pair may stand in several (one per epoch).
-        temperature: as trained, frozen.
+        temperature: as trained, frozen; or the name of the encoder's parameter that is log(1 / temperature), such as
+            CLIP's ``"model.logit_scale"``, which is part of theta where a pattern matches it.
         delta: the L2 weight of the summed loss. A fit on the mean of N terms with weight d has delta = N d.
         sides: the sides of the loss.
         similarity: "cosine", or "dot" for encoders trained on inner products.
+        negatives: a hard negative for every pair, encoded as ``b`` is: one more column for all rows of the batch, which
+            leaves with its pair.
 
     Raises:
         ValueError: if no parameter matches, half precision is used, the items differ in number, a batch holds a pair
-            twice, or delta or temperature is not positive.
+            twice, or delta or temperature is not positive or no parameter.
     """
 
     def __init__(
@@ -102,15 +128,18 @@ class Influence:
         b: Items,
         segments: Sequence[Tensor],
         *,
-        temperature: float,
+        temperature: float | str,
         delta: float = 1e-4,
         sides: Sides = "both",
         similarity: Similarity = "cosine",
+        negatives: Items | None = None,
     ) -> None:
-        if len(a) != len(b):
-            raise ValueError(f"{len(a)} first items and {len(b)} second items: a pair has one of each.")
-        if temperature <= 0 or delta <= 0:
-            raise ValueError(f"temperature and delta must be positive, got {temperature} and {delta}.")
+        if len(a) != len(b) or len(b) != len(b if negatives is None else negatives):
+            hard = "" if negatives is None else f" and {len(negatives)} hard negatives"
+            raise ValueError(f"{len(a)} first items and {len(b)} second items{hard}: a pair has one of each.")
+        _require_temperature(encoder, temperature)
+        if delta <= 0:
+            raise ValueError(f"delta must be positive, got {delta}.")
         self._logits = _Logits(encoder.eval(), temperature, similarity)
         named = {n: p.detach() for n, p in encoder.named_parameters() if any(fnmatchcase(n, t) for t in parameters)}
         if not named:
@@ -123,7 +152,7 @@ class Influence:
             raise ValueError("A batch of segments holds a pair twice: the loss knows one positive per row.")
         self._shapes = {name: p.shape for name, p in named.items()}
         self.theta = torch.cat([p.reshape(-1) for p in named.values()])
-        self.a, self.b, self.segments = a, b, list(segments)
+        self.a, self.b, self.negatives, self.segments = a, b, negatives, list(segments)
         self.delta, self.sides = delta, sides
 
     def named(self, theta: Tensor) -> dict[str, Tensor]:
@@ -131,15 +160,24 @@ class Influence:
         parts = theta.split([shape.numel() for shape in self._shapes.values()])
         return {name: part.view(shape) for (name, shape), part in zip(self._shapes.items(), parts, strict=True)}
 
-    def logits(self, theta: Tensor, a: Items, b: Items) -> Tensor:
+    def logits(self, theta: Tensor, a: Items, b: Items, negatives: Items | None = None) -> Tensor:
         """S (N, M) of the items at theta."""
         named = {f"encoder.{name}": value for name, value in self.named(theta).items()}
-        S: Tensor = functional_call(self._logits, named, (a, b))
+        S: Tensor = functional_call(self._logits, named, (a, b, negatives))
         return S
 
     def batch_logits(self, theta: Tensor, batch: Tensor) -> Tensor:
         """S of one recorded batch."""
-        return self.logits(theta, _take(self.a, batch), _take(self.b, batch))
+        negatives = None if self.negatives is None else _take(self.negatives, batch)
+        return self.logits(theta, _take(self.a, batch), _take(self.b, batch), negatives)
+
+    def temperature_at(self, theta: Tensor) -> float:
+        """The temperature of the logits at theta."""
+        temperature = self._logits.temperature
+        if not isinstance(temperature, str):
+            return temperature
+        here = self.named(theta).get(temperature, attrgetter(temperature)(self._logits.encoder))
+        return float((-here.detach()).exp())
 
     def query_loss(self, theta: Tensor, a: Items, b: Items) -> Tensor:
         """L(D'; theta) of held-out pairs as one batch, without the L2 term; b may be longer by further choices."""
@@ -172,7 +210,7 @@ class Influence:
 
     def _batch_removal_gradient(self, batch: Tensor, inside: Tensor, mode: Mode) -> Tensor:
         theta = self.theta.clone().requires_grad_()
-        gain = removal_gain(self.batch_logits(theta, batch), inside, mode, self.sides)
+        gain = removal_gain(self.batch_logits(theta, batch), inside, mode, self.sides, self.negatives is not None)
         return torch.autograd.grad(gain, theta)[0]
 
     def hessian_product(self, x: Tensor, removed: Tensor | None = None) -> Tensor:
@@ -307,7 +345,7 @@ class Influence:
         for number, batch in enumerate(self.segments):
             S, dS = self._directional(batch, q)
             require_finite({"S": S, "dS": dS}, where=f"influence, batch {number}")
-            scores[batch] += all_removal_derivatives(S, dS, mode, self.sides)
+            scores[batch] += all_removal_derivatives(S, dS, mode, self.sides, self.negatives is not None)
         return scores
 
     def relative(self, score: float, change: Tensor) -> float:

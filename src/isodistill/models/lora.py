@@ -30,6 +30,7 @@ __all__ = [
     "LoraLayer",
     "domain_adapters",
     "lora_layers",
+    "lora_variants",
     "segment_obstacles",
     "segmented_lora",
 ]
@@ -122,6 +123,12 @@ def lora_layers(model: nn.Module) -> list[LoraLayer]:
             B = cast(nn.Parameter, module.lora_B[adapter].weight)
             found.append(LoraLayer(name, A, B, float(module.scaling[adapter])))
     return found
+
+
+def lora_variants(model: nn.Module) -> list[str]:
+    """Adapted layers whose weight is not W0 + s B A: DoRA and other variants."""
+    variants = [(name, m) for name, m in model.named_modules() if isinstance(m, PeftLinear) and m.lora_variant]
+    return [f"{name} is {type(next(iter(m.lora_variant.values()))).__name__}" for name, m in variants]
 
 
 def segment_obstacles(model: nn.Module) -> list[str]:

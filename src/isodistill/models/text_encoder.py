@@ -1,30 +1,40 @@
-"""Frozen text encoders in the style of sentence-transformers: mean of the last hidden states, norm 1."""
+"""Text encoders in the style of sentence-transformers: mean of the last hidden states."""
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
-from tqdm.auto import tqdm
 from transformers import AutoModel, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from isodistill.errors import UserError
 
-__all__ = ["TextEncoder", "load_text_encoder"]
+__all__ = ["TextEncoder", "count_tokens", "load_text_encoder", "require_folder"]
 
 
-@dataclass(frozen=True)
-class TextEncoder:
-    """A model of hidden states with its tokenizer; ``name`` is what results print."""
+def count_tokens(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> list[int]:
+    """Tokens of each text, none cut off."""
+    return [len(ids) for ids in tokenizer(list(texts), verbose=False)["input_ids"]]
 
-    model: PreTrainedModel
-    tokenizer: PreTrainedTokenizerBase
-    name: str
+
+class TextEncoder(nn.Module):
+    """Texts to texts: both sides of a pair are read by one model of hidden states.
+
+    Args:
+        model: any ``AutoModel`` of texts.
+        tokenizer: its own.
+        name: what results print.
+    """
+
+    takes_images = False
+
+    def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, name: str) -> None:
+        super().__init__()
+        self.model, self.tokenizer, self.name = model, tokenizer, name
 
     @property
     def context(self) -> int:
@@ -33,39 +43,46 @@ class TextEncoder:
         return int(min(positions, self.tokenizer.model_max_length))
 
     def count_longer(self, texts: Sequence[str]) -> int:
-        """How many texts have more tokens than are read."""
-        ids = self.tokenizer(list(texts), verbose=False)["input_ids"]
-        return sum(len(each) > self.context for each in ids)
+        """How many texts have more tokens than are read; the rest of them is cut off."""
+        return sum(n > self.context for n in count_tokens(self.tokenizer, texts))
 
-    @torch.no_grad()
-    def features(self, texts: Sequence[str], batch_size: int = 32) -> Tensor:
-        """(n, d) fp32: the mean over the tokens of each text, norm 1; longer texts are cut at ``context``."""
-        rows = []
-        for start in tqdm(range(0, len(texts), batch_size), desc="features"):
-            batch = self.tokenizer(
-                list(texts[start : start + batch_size]),
-                padding=True,
-                truncation=True,
-                max_length=self.context,
-                return_tensors="pt",
-            )
-            hidden = self.model(**batch).last_hidden_state
-            mask = batch["attention_mask"][:, :, None].to(hidden)
-            rows.append(nn.functional.normalize((hidden * mask).sum(1) / mask.sum(1), dim=-1))
-        return torch.cat(rows)
+    def encode_a(self, items: Sequence[str]) -> Tensor:
+        """(n, d): the mean over the tokens of each text."""
+        batch = self.tokenizer(
+            list(items), padding=True, truncation=True, max_length=self.context, return_tensors="pt"
+        ).to(self.model.device)
+        hidden = self.model(**batch).last_hidden_state
+        mask = batch["attention_mask"][:, :, None].to(hidden)
+        mean: Tensor = (hidden * mask).sum(1) / mask.sum(1)
+        return mean
+
+    def encode_b(self, items: Sequence[str]) -> Tensor:
+        """As ``encode_a``."""
+        return self.encode_a(items)
+
+
+def require_folder(source: str) -> None:
+    """A source that looks like a path must be a folder, else the hub would be asked for it.
+
+    Raises:
+        UserError: there is no such folder.
+    """
+    if source.startswith((".", "/")) and not Path(source).is_dir():
+        raise UserError(f"There is no folder {source}. --model takes the folder of an encoder, or a hub id.")
 
 
 def load_text_encoder(source: str) -> TextEncoder:
-    """Load a folder or a hub id, in fp32 and eval mode.
+    """Load a folder or a hub id, in fp32 and eval mode, with attention that can be differentiated twice.
 
     Raises:
         UserError: nothing that transformers can load is there.
     """
-    if source.startswith((".", "/")) and not Path(source).is_dir():
-        raise UserError(f"There is no folder {source}. --model takes the folder of a text encoder, or a hub id.")
+    require_folder(source)
     try:
         tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
-        model = AutoModel.from_pretrained(source, dtype=torch.float32, trust_remote_code=False)
+        model = AutoModel.from_pretrained(
+            source, dtype=torch.float32, attn_implementation="eager", trust_remote_code=False
+        )
     except (OSError, ValueError, SafetensorError) as error:
         raise UserError(f"The text encoder {source!r} could not be loaded: {error}") from error
     return TextEncoder(model.eval(), tokenizer, source)

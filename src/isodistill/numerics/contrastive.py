@@ -1,6 +1,7 @@
 """What a contrastive loss gives up when pairs leave its batch (ECIF, arXiv 2411.11667, with three corrections of ours).
 
 S (N, M), M >= N: logits of the N texts a over the N images b and M - N further hard negatives; pair n is entry (n, n).
+The further columns stay when pairs leave; with ``owned``, columns n + N, n + 2 N, ... belong to pair n and leave too.
 P = row softmax of S; Q = column softmax of its first N columns. For the removed pairs R, both sides taken together:
 
     Pos(R)  = sum_{n in R} [ -2 S_nn + lse_j S_nj + lse_j S_jn ]
@@ -24,6 +25,7 @@ __all__ = [
     "all_removal_derivatives",
     "contrastive_loss",
     "loss_curvature",
+    "pair_losses",
     "removal_gain",
     "sampled_logit_gradient",
 ]
@@ -54,16 +56,32 @@ def _require_mode(mode: Mode) -> None:
         raise ValueError(f"mode must be exact or first_order, got {mode!r}.")
 
 
+def _require_owners(S: Tensor, owned: bool) -> None:
+    if owned and S.shape[1] % max(len(S), 1):
+        raise ValueError(f"With owned, S has as many further columns for every pair; got shape {tuple(S.shape)}.")
+
+
 def contrastive_loss(S: Tensor, sides: Sides = "both") -> Tensor:
     """L = sum_n [ lse_j S_nj - S_nn ] per side, summed over the batch, 0-dim.
 
     Raises:
         ValueError: for a shape other than (N, M) with M >= N, or unknown sides.
     """
-    return torch.stack([(V.logsumexp(1) - V.diagonal()).sum() for V in _views(S, sides)]).sum()
+    return pair_losses(S, sides).sum()
 
 
-def removal_gain(S: Tensor, removed: Tensor, mode: Mode = "exact", sides: Sides = "both") -> Tensor:
+def pair_losses(S: Tensor, sides: Sides = "both") -> Tensor:
+    """The own terms of every pair of ``contrastive_loss``, (N,).
+
+    Raises:
+        ValueError: for a shape other than (N, M) with M >= N, or unknown sides.
+    """
+    return torch.stack([V.logsumexp(1) - V.diagonal() for V in _views(S, sides)]).sum(0)
+
+
+def removal_gain(
+    S: Tensor, removed: Tensor, mode: Mode = "exact", sides: Sides = "both", owned: bool = False
+) -> Tensor:
     """Pos(R) + Neg(R), 0-dim, differentiable in S: by how much the batch loss falls when R leaves.
 
     Rows in R are not counted in Neg, for they leave too. The complement is summed in the log domain.
@@ -73,11 +91,13 @@ def removal_gain(S: Tensor, removed: Tensor, mode: Mode = "exact", sides: Sides 
         removed: (N,) bool, R. The whole batch gives Pos = L and no Neg.
         mode: "exact" removes the columns of R, "first_order" takes the first Taylor term at their weight 1.
         sides: the sides of the loss.
+        owned: whether further columns leave with their pair; M is then a multiple of N.
 
     Raises:
         ValueError: for a wrong shape, mode or sides.
     """
     _require_mode(mode)
+    _require_owners(S, owned)
     if removed.shape != S.shape[:1] or removed.dtype != torch.bool:
         raise ValueError(f"removed must be bool of shape ({len(S)},), got {removed.dtype} {tuple(removed.shape)}.")
     parts = []
@@ -86,6 +106,8 @@ def removal_gain(S: Tensor, removed: Tensor, mode: Mode = "exact", sides: Sides 
         parts.append((total - V.diagonal())[removed].sum())
         stays = torch.ones(V.shape[1], dtype=torch.bool, device=V.device)
         stays[: len(removed)] = ~removed
+        if owned:
+            stays = (~removed).repeat(V.shape[1] // len(removed))
         if removed.all():
             continue
         if mode == "exact":
@@ -96,7 +118,9 @@ def removal_gain(S: Tensor, removed: Tensor, mode: Mode = "exact", sides: Sides 
 
 
 @torch.no_grad()
-def all_removal_derivatives(S: Tensor, dS: Tensor, mode: Mode = "exact", sides: Sides = "both") -> Tensor:
+def all_removal_derivatives(
+    S: Tensor, dS: Tensor, mode: Mode = "exact", sides: Sides = "both", owned: bool = False
+) -> Tensor:
     """d[Pos({n}) + Neg({n})] along dS, for every pair n of the batch at once, (N,) fp64 (ours).
 
         m_k = sum_j P_kj dS_kj;   dPos(n) = m_n - dS_nn;   dP_kn = P_kn (dS_kn - m_k)
@@ -109,17 +133,21 @@ def all_removal_derivatives(S: Tensor, dS: Tensor, mode: Mode = "exact", sides: 
         dS: (N, M), the change of S along a direction of the parameters.
         mode: as in ``removal_gain``.
         sides: the sides of the loss.
+        owned: as in ``removal_gain``; P_kn and dP_kn are then summed over the columns of pair n.
 
     Raises:
         ValueError: for a wrong shape, mode or sides.
     """
     _require_mode(mode)
+    _require_owners(S, owned)
     n = len(S)
     result = torch.zeros(n, dtype=torch.float64, device=S.device)
     for V, dV in zip(_views(S.double(), sides), _views(dS.double(), sides), strict=True):
         P = V.softmax(1)
         mean = (P * dV).sum(1, keepdim=True)
         change = P * (dV - mean)
+        if owned:
+            P, change = (X.unflatten(1, (-1, n)).sum(1) for X in (P, change))
         if mode == "exact":
             change = change / _complement(P)
         own = change.diagonal().clone()
@@ -141,7 +169,7 @@ def loss_curvature(S: Tensor, dS: Tensor, sides: Sides = "both") -> Tensor:
     Raises:
         ValueError: for a wrong shape or sides.
     """
-    result = torch.zeros_like(S)
+    result = torch.zeros_like(dS)  # not of S, which has no batch where many dS are mapped over
     targets = _views(result, sides)
     for V, dV, target in zip(_views(S, sides), _views(dS, sides), targets, strict=True):
         P = V.softmax(1)

@@ -248,6 +248,7 @@ class Ema:
             self._value = x.clone()
         else:
             _check_shape("Ema.update", x, self._value.shape)
+            self._value = self._value.to(x.device)  # a checkpoint is loaded on the CPU
             self._value.lerp_(x, (1 - self.decay) / (1 - self.decay ** (self._count + 1)))
         self._count += 1
         return self._value

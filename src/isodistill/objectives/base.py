@@ -78,6 +78,9 @@ class Objective(Protocol):
         """Losses (N,) in fp32 with gradient, and weights (N,) without."""
         ...
 
-    def take_metrics(self) -> dict[str, float]:
-        """What was measured since the last call, for ``metrics.jsonl``."""
+    def take_metrics(self, over_processes: Callable[[Tensor], Tensor] | None = None) -> dict[str, float]:
+        """What was measured since the last call, for ``metrics.jsonl``.
+
+        ``over_processes`` adds a tensor up over all of them, which then call this together; None: this one alone.
+        """
         ...

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -40,7 +41,7 @@ class CrossEntropy:
         if self.chunk < 1:
             raise ValueError(f"chunk is {self.chunk}; it counts positions and must be at least 1")
 
-    def take_metrics(self) -> dict[str, float]:
+    def take_metrics(self, over_processes: Callable[[Tensor], Tensor] | None = None) -> dict[str, float]:
         """None beyond the loss."""
         return {}
 

@@ -13,7 +13,7 @@ no trace to imitate then, so CE_t = 0 on such tokens.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -154,7 +154,9 @@ class Distillation:
     def distance(self, z: Tensor, rows: Rows, ce: Tensor) -> Tensor:
         """temp^2 D (n,) of student logits z (n, n_vocab)."""
         assert rows.teacher is not None
-        return self.temperature**2 * self.divergence(*self._log_probs(z, rows.teacher))
+        log_p, log_q = self._log_probs(z, rows.teacher)
+        self.see("teacher_nll", _nll(rows.teacher if isinstance(rows.teacher, TopK) else log_p, rows.targets))
+        return self.temperature**2 * self.divergence(log_p, log_q)
 
     def see(self, name: str, values: Tensor) -> None:
         """Keep the values (n,) of the next tokens for ``report``."""
@@ -165,16 +167,28 @@ class Distillation:
         ce = seen["ce"]
         self.measure("ce", ce if tokens.sampled is None else ce[~tokens.sampled])
         self.measure("kd", seen["kd"])
+        for name in ("teacher_nll", "cut_mass"):
+            if name in seen:
+                self.measure(name, seen[name][~seen[name].isnan()])
 
     def measure(self, name: str, values: Tensor) -> None:
         """Add the values of some tokens (n,) to the mean that ``take_metrics`` gives."""
         one = torch.stack([values.detach().sum().double(), values.new_tensor(len(values)).double()])
         self._sums[name] = self._sums[name] + one if name in self._sums else one
 
-    def take_metrics(self) -> dict[str, float]:
-        """Means over the tokens since the last call: ``objective/ce``, ``objective/kd`` and what a member adds."""
+    def take_metrics(self, over_processes: Callable[[Tensor], Tensor] | None = None) -> dict[str, float]:
+        """Means over the tokens since the last call, each named ``objective/...``.
+
+        ``ce``, ``kd``; ``teacher_nll``, of the trace under the teacher at its temperature; with ``vocab: truncate``
+        ``cut_mass``, what the longer side's softmax gave to the ids that were cut; and what a member adds.
+        """
         sums, self._sums = self._sums, {}
-        return {f"objective/{name}": float(total / n.clamp(min=1)) for name, (total, n) in sums.items()}
+        if not sums:
+            return {}
+        table = torch.stack(list(sums.values()))
+        total, n = (table if over_processes is None else over_processes(table)).T
+        means = (total / n.clamp(min=1)).tolist()
+        return {f"objective/{name}": value for name, value in zip(sums, means, strict=True)}
 
     def _log_probs(self, z: Tensor, teacher: Tensor | TopK) -> tuple[Tensor, Tensor]:
         if isinstance(teacher, TopK):
@@ -189,6 +203,8 @@ class Distillation:
                     "padded embeddings set objective.vocab to truncate"
                 )
             n = min(teacher.shape[1], z.shape[1])
+            longer = max(teacher, z.detach(), key=lambda logits: logits.shape[1])
+            self.see("cut_mass", -torch.expm1(longer[:, :n].logsumexp(1) - longer.logsumexp(1)))
             z, teacher = z[:, :n], teacher[:, :n]
         return tuple(F.log_softmax(x / self.temperature, 1) for x in (teacher, z))  # type: ignore[return-value]
 
@@ -225,6 +241,21 @@ def _teacher_at(teacher: TeacherOutput | None, span: slice) -> Tensor | TopK | N
         return teacher.at(span)
     with torch.no_grad():
         return teacher.head(teacher.hidden[span].detach())
+
+
+def _nll(teacher: Tensor | TopK, targets: Tensor) -> Tensor:
+    """-log p(y) (n,) of log-probs (n, V) or a top k; NaN where y is nothing (-100) or past the teacher's logits.
+
+    Outside the top k, p(y) is at most that of the last stored token, which stands for it.
+    """
+    if isinstance(teacher, TopK):
+        hit, log_probs = teacher.ids.long() == targets[:, None], teacher.log_probs.float()
+        found = torch.where(hit.any(1), torch.where(hit, log_probs, 0.0).sum(1), log_probs[:, -1])
+        known = targets >= 0
+    else:
+        known = (targets >= 0) & (targets < teacher.shape[1])
+        found = teacher.gather(1, targets.where(known, 0)[:, None]).squeeze(1)
+    return (-found).masked_fill(~known, torch.nan)
 
 
 def _part(rows: Rows, span: slice) -> Rows:

@@ -29,7 +29,7 @@ __all__ = ["STAGES", "run_stages", "stage_recipes", "train_stages"]
 
 _OF_THE_RUN = ("student", "lora", "guard", "stages", "baseline", "seed", "seed_hparam")
 """Keys that all stages share, since there is one student and one guard."""
-_SLOTS = ("objective", "alignment", "teach")
+_SLOTS = ("objective", "alignment", "term", "teach")
 _ALIKE = ("problems", "real_data", "columns", "isomers", "split", "teach")
 """Keys that say what a stage learns; two stages that agree in them are one stage twice."""
 
@@ -116,7 +116,7 @@ def stage_recipes(recipe: Recipe) -> dict[str, Recipe]:
 def _merged(recipe: Recipe, own: Mapping[str, Any], where: str) -> Recipe:
     tree = asdict(recipe) | {"stages": None, "baseline": None, "guard": recipe.guard or {"name": "none"}}
     if "method" in own:
-        tree |= {"objective": None, "alignment": None}
+        tree |= {"objective": None, "alignment": None, "term": None}
     for key, value in own.items():
         both = isinstance(value, dict) and isinstance(tree.get(key), dict) and key not in _SLOTS
         tree[key] = tree[key] | value if both else value

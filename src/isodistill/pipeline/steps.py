@@ -28,6 +28,7 @@ from isodistill.models.stacked import stack_adapters
 from isodistill.models.tiny import TINY
 from isodistill.objectives import LabelMultitask
 from isodistill.pipeline.answering import files_of_trained, name_of, open_backend, open_base
+from isodistill.pipeline.domains import DOMAINS, write_domains
 from isodistill.pipeline.problems import answered_splits, learned_file, read_split
 from isodistill.pipeline.ranks import is_main
 from isodistill.pipeline.stamps import Stamps, digest, files_under
@@ -78,8 +79,7 @@ def train_student(recipe: Recipe, folder: Path, stamps: Stamps, earlier: Path | 
         *("guard", "max_refused"),
     )
     tree = resolved(recipe)
-    learned, held = (learned_file(recipe, folder, split) for split in ("train", "valid"))
-    files = [learned, *files_under(Path(recipe.student))]
+    files = [learned_file(recipe, folder, "train"), *files_under(Path(recipe.student))]
     files += files_under(Path(recipe.teacher)) if recipe.teacher else []
     files += files_under(Path(recipe.target)) if recipe.target else []
     tree["train"] = {key: value for key, value in tree["train"].items() if key not in _BOOKKEEPING}
@@ -95,28 +95,7 @@ def train_student(recipe: Recipe, folder: Path, stamps: Stamps, earlier: Path | 
             (folder / name).unlink(missing_ok=True)
 
     def do() -> None:
-        config = _config(recipe, folder)
-        student = open_base(recipe, folder)
-        model, lora = start_of(recipe, student.model, _lora(recipe), earlier)
-        config.guard_state = None if earlier is None else str(earlier / "guard")
-        config.max_length = min(config.max_length, student.context)
-        print(f"Training {recipe.method} on {config.placement}", flush=True)
-        rows = load_rows(learned, max_refused=0).rows
-        held_rows = load_rows(held, max_refused=0).rows if held.exists() else None
-        seen = [*rows, *(held_rows or [])]
-        teacher, teacher_tokenizer = training_teacher(recipe, folder, student, seen, config)
-        trainer = DistillTrainer(
-            model,
-            args=config,
-            train_dataset=rows,
-            eval_dataset=held_rows,
-            processing_class=student.tokenizer,
-            peft_config=lora,
-            teacher_model=teacher,
-            teacher_processing_class=teacher_tokenizer,
-            scorer=training_scorer(recipe),
-            target_dataset=target_rows(recipe, folder),
-        )
+        trainer = _trainer(recipe, folder, earlier)
         trainer.get_train_dataloader()  # makes the sampler, which knows the sets that it cannot use
         refused = trainer.refused + [
             Refusal(f"set {name}", None, "domain", f"lacks {', '.join(lacking)}, so the whole set is left out")
@@ -134,6 +113,32 @@ def train_student(recipe: Recipe, folder: Path, stamps: Stamps, earlier: Path | 
             write_lines(folder / "train.json", [json.dumps(_cost(folder, trainer.state.global_step))])
 
     stamps.step("train", inputs, clear=clear, do=do, together=True)
+
+
+def _trainer(recipe: Recipe, folder: Path, earlier: Path | None) -> DistillTrainer:
+    """The trainer of a recipe, ready to start."""
+    config = _config(recipe, folder)
+    student = open_base(recipe, folder)
+    model, lora = start_of(recipe, student.model, _lora(recipe), earlier)
+    config.guard_state = None if earlier is None else str(earlier / "guard")
+    config.max_length = min(config.max_length, student.context)
+    print(f"Training {recipe.method} on {config.placement}", flush=True)
+    learned, held = (learned_file(recipe, folder, split) for split in ("train", "valid"))
+    rows = load_rows(learned, max_refused=0).rows
+    held_rows = load_rows(held, max_refused=0).rows if held.exists() else None
+    teacher, teacher_tokenizer = training_teacher(recipe, folder, student, [*rows, *(held_rows or [])], config)
+    return DistillTrainer(
+        model,
+        args=config,
+        train_dataset=rows,
+        eval_dataset=held_rows,
+        processing_class=student.tokenizer,
+        peft_config=lora,
+        teacher_model=teacher,
+        teacher_processing_class=teacher_tokenizer,
+        scorer=training_scorer(recipe),
+        target_dataset=target_rows(recipe, folder),
+    )
 
 
 def evaluate_student(recipe: Recipe, folder: Path, stamps: Stamps, stage: Stage, donor: Path | None = None) -> None:
@@ -159,7 +164,8 @@ def evaluate_student(recipe: Recipe, folder: Path, stamps: Stamps, stage: Stage,
     taught = fill_slots(recipe.method, recipe.objective, recipe.alignment)[0]
     tasks = taught if stage == "after" and isinstance(taught, LabelMultitask) else None
     prefixes = [] if tasks is None else [tasks.label_prefix]
-    inputs = digest([recipe.student, asdict(recipe.evaluate), stage, seed, *prefixes], files)
+    watched = [] if recipe.target is None else [DOMAINS]
+    inputs = digest([recipe.student, asdict(recipe.evaluate), stage, seed, *prefixes, *watched], files)
     name = f"evaluate-{stage}"
 
     def clear() -> None:
@@ -175,12 +181,14 @@ def evaluate_student(recipe: Recipe, folder: Path, stamps: Stamps, stage: Stage,
         log = PredictionLog(folder / "predictions.jsonl")
         provenance = _provenance(recipe, folder, stage)
         refused: list[Refusal] = []
-        for split in splits:
-            chosen = _first_sets(read_split(folder, split), recipe.evaluate.max_sets)
+        asked = {split: _first_sets(read_split(folder, split), recipe.evaluate.max_sets) for split in splits}
+        if tasks is not None:
+            asked = {split: [tasks.asked(row) for row in rows] for split, rows in asked.items()}
+        for split, rows in asked.items():
             refused += answer_rows(
                 backend,
                 student.tokenizer,
-                chosen if tasks is None else [tasks.asked(row) for row in chosen],
+                rows,
                 log,
                 provenance,
                 split=split,
@@ -194,6 +202,8 @@ def evaluate_student(recipe: Recipe, folder: Path, stamps: Stamps, stage: Stage,
         check_refused(refused, sum(len(read_split(folder, split)) for split in splits), recipe.max_refused, listed)
         if not any(log.done(stage, split) for split in splits):
             raise UserError(f"No test row could be asked, the first one because: {refused[0]}. All are in {listed}.")
+        if recipe.target is not None:
+            write_domains(folder, stage, backend, student.tokenizer, asked)
 
     stamps.step(name, inputs, clear=clear, do=do)
 
@@ -333,7 +343,8 @@ def _forget(folder: Path, stage: Stage) -> None:
     """Drop the answers of a stage; those of the other stage stay."""
     if (folder / "representations" / stage).exists():
         shutil.rmtree(folder / "representations" / stage)
-    (folder / "refused" / f"{stage}.jsonl").unlink(missing_ok=True)
+    for left in (folder / "refused" / f"{stage}.jsonl", folder / DOMAINS / f"{stage}.json"):
+        left.unlink(missing_ok=True)
     path = folder / "predictions.jsonl"
     if path.exists():
         lines = _lines(path)
@@ -345,6 +356,9 @@ def _take_over(donor: Path, folder: Path, stage: Stage) -> None:
     lines = _lines(own) if own.exists() else []
     donated = _lines(donor / "predictions.jsonl")
     shutil.copytree(donor / "representations" / stage, folder / "representations" / stage, dirs_exist_ok=True)
+    if (donor / DOMAINS / f"{stage}.json").exists():
+        (folder / DOMAINS).mkdir(exist_ok=True)
+        shutil.copy(donor / DOMAINS / f"{stage}.json", folder / DOMAINS)
     write_lines(own, lines + [line for line in donated if json.loads(line)["stage"] == stage])
 
 

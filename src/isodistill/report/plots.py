@@ -23,7 +23,7 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from isodistill.report.run import Estimate
 
-__all__ = ["accuracies", "accuracy_consistency", "bars", "curves", "differences", "heat_map", "histogram"]
+__all__ = ["accuracies", "accuracy_consistency", "bars", "curves", "differences", "heat_map", "histogram", "scatter"]
 
 # The page's custom properties and their light values; c1 to c6 follow the colour-blind-safe set of Okabe and Ito.
 COLOURS = {
@@ -101,11 +101,13 @@ def differences(rows: Sequence[tuple[str, Estimate]], *, name: str, title: str) 
     return _svg(draw, name, title, height=0.7 + (0.14 + 0.16 * lines) * len(rows))
 
 
-def histogram(values: Sequence[float], *, marks: Sequence[tuple[float, str]], name: str, title: str, label: str) -> str:
-    """How many values lie where, with named vertical lines.
+def histogram(
+    groups: Mapping[str, Sequence[float]], *, marks: Sequence[tuple[float, str]], name: str, title: str, label: str
+) -> str:
+    """How many values lie where, one group on top of the other, with named vertical lines.
 
     Args:
-        values: the numbers.
+        groups: label -> numbers; the label is shown where there are several.
         marks: (place, label) of every line.
         name: unique in the page.
         title: what a screen reader says.
@@ -113,13 +115,13 @@ def histogram(values: Sequence[float], *, marks: Sequence[tuple[float, str]], na
     """
 
     def draw(axes: Axes) -> None:
-        axes.hist(values, bins=40, color=COLOURS["accent"])
+        colours = [COLOURS["accent"], COLOURS["c2"], COLOURS["muted"]][: len(groups)]
+        labels = list(groups) if len(groups) > 1 else None
+        axes.hist(list(groups.values()), bins=40, stacked=True, color=colours, label=labels)
         for place, text in marks:
             axes.axvline(place, color=COLOURS["ink"], linewidth=0.8, linestyle="--", label=text)
         axes.set_xlabel(label)
         axes.set_ylabel("pairs")
-        if marks:
-            axes.legend()
 
     return _svg(draw, name, title, height=2.4)
 
@@ -236,6 +238,25 @@ def curves(
         axes.xaxis.set_major_locator(MaxNLocator(5, integer=True, steps=[1, 2, 5, 10]))
 
     return _svg(draw, name, title, height=2.7)
+
+
+def scatter(groups: Mapping[str, Sequence[Sequence[float]]], *, name: str, title: str) -> str:
+    """Points of some groups on a map whose axes mean nothing.
+
+    Args:
+        groups: label -> (x, y) of its points.
+        name: unique in the page.
+        title: what a screen reader says.
+    """
+
+    def draw(axes: Axes) -> None:
+        for i, (label, points) in enumerate(groups.items()):
+            x, y = zip(*points, strict=True)
+            axes.plot(x, y, MARKERS[i], color=LINES[i], markersize=3, linestyle="", label=label)
+        axes.set_xticks([])
+        axes.set_yticks([])
+
+    return _svg(draw, name, title, height=3.2)
 
 
 def heat_map(

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import math
 import re
+from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -20,7 +22,7 @@ __all__ = ["Validity", "read_validity"]
 _BIN = re.compile(r"objective/(delta|weight)_(-?[\d.]+)_(-?[\d.]+)$")
 _NAMES = {"delta": "relative validity delta", "weight": "weight w"}
 _SHADES = 8  # of a weight between 0 and 2, as classes w0 to w8 of the style sheet
-_AT_LEAST = 0.05  # of |delta|, to call one of two steps better
+_BORDERS = {"deltas": (-1.0, -0.5, -0.05, 0.05, 0.5, 1.0), "weights": (0.0, 0.5, 1.0, 1.5, 2.0)}
 
 
 @dataclass(frozen=True)
@@ -35,11 +37,11 @@ class Piece:
 
 @dataclass(frozen=True)
 class Validity:
-    """What the page says: a sentence, figures, the table by step, and traces as (id, pieces)."""
+    """What the page says: a sentence, figures, histograms by step as (what, table), and traces as (id, pieces)."""
 
     summary: str
     figures: list[Figure]
-    steps: Table | None
+    steps: list[tuple[str, Table]]
     traces: list[tuple[str, list[Piece]]]
 
 
@@ -108,21 +110,27 @@ def _mean(logged: Sequence[Mapping[str, Any]], key: str) -> float:
     return fmean(values) if values else 0.0
 
 
-def _by_step(records: Sequence[Mapping[str, Any]]) -> Table | None:
-    """How the compared steps fell out, by their place in the trace; the last row gathers what comes after the tenth."""
+def _by_step(records: Sequence[Mapping[str, Any]]) -> list[tuple[str, Table]]:
+    """Histograms of delta and w by a step's place in its trace; the last row gathers what comes after the tenth."""
     if not records:
-        return None
-    found: dict[int, list[float]] = {}
-    for record in records:
-        for j in record["drawn"]:
-            found.setdefault(min(j, 10), []).append(record["deltas"][j])
-    rows = []
-    for j, deltas in sorted(found.items()):
-        better, worse = (sum(sign * d > _AT_LEAST for d in deltas) for sign in (1, -1))
-        shares = [f"{100 * n / len(deltas):.0f}" for n in (better, len(deltas) - better - worse, worse)]
-        label = f"Step {j + 1}" if j < 10 else "Later steps"
-        rows.append(Row(label, "", [Cell(str(len(deltas))), Cell(f"{fmean(deltas):+.2f}"), *map(Cell, shares)]))
-    return Table(["compared", "mean delta", "teacher better, %", "alike, %", "student better, %"], rows)
+        return []
+    tables = []
+    for kind, borders in _BORDERS.items():
+        found: dict[int, list[float]] = {}
+        for record in records:
+            for j in record["drawn"]:
+                found.setdefault(min(j, 10), []).append(record[kind][j])
+        rows = []
+        for j, values in sorted(found.items()):
+            counts = [0] * (len(borders) - 1)
+            for value in values:
+                counts[bisect_right(borders[1:-1], value)] += 1
+            shares = [Cell(f"{100 * n / len(values):.0f}") for n in counts]
+            label = f"Step {j + 1}" if j < 10 else "Later steps"
+            rows.append(Row(label, "", [Cell(str(len(values))), Cell(f"{fmean(values):.2f}"), *shares]))
+        heads = [f"{low:g} to {high:g}, %".replace("-", "\N{MINUS SIGN}") for low, high in pairwise(borders)]
+        tables.append((_NAMES[kind[:-1]], Table(["compared", "mean", *heads], rows)))
+    return tables
 
 
 def _coloured(record: Mapping[str, Any]) -> tuple[str, list[Piece]]:

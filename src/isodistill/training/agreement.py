@@ -1,14 +1,23 @@
-"""Ranks that must do the same say so: the checksum after every reduction."""
+"""What ranks tell each other: sums of what each one measured, and the checksum after every reduction."""
 
 from __future__ import annotations
 
 import torch
 import torch.distributed as dist
+from torch import Tensor
 from transformers import TrainingArguments
 
 from isodistill.errors import UserError
 
-__all__ = ["agreed"]
+__all__ = ["agreed", "over_processes"]
+
+
+def over_processes(values: Tensor, args: TrainingArguments) -> Tensor:
+    """The sum of a tensor over all processes; with one process the tensor itself."""
+    if args.world_size > 1:
+        values = values.to(args.device)
+        dist.all_reduce(values)
+    return values
 
 
 def agreed(metrics: dict[str, float], args: TrainingArguments, step: int) -> dict[str, float]:

@@ -21,17 +21,16 @@ FILES = ("state.safetensors", "state.json")
 
 
 def fingerprint(model: nn.Module) -> dict[str, str]:
-    """Digests of the student: ``base`` of what no adapter can change, ``adapter`` of the trainable tensors.
+    """Digests of the student: ``base`` of what no adapter can change, ``adapted`` of the weights below the adapters,
+    to which earlier ones may have been added, ``adapter`` of the trainable tensors.
 
     Sums of the bits as whole numbers, so neither the number of threads nor the device changes them.
     """
-    digests = {"base": hashlib.sha256(), "adapter": hashlib.sha256()}
+    digests = {"base": hashlib.sha256(), "adapted": hashlib.sha256(), "adapter": hashlib.sha256()}
     for name, p in model.named_parameters():
-        if "base_layer" not in name:  # adapted weights: earlier adapters may have been added to them
-            bits = p.detach().contiguous().view(torch.int32 if p.element_size() == 4 else torch.int16)
-            digests["adapter" if p.requires_grad else "base"].update(
-                json.dumps([name, list(p.shape), int(bits.sum(dtype=torch.int64))]).encode()
-            )
+        bits = p.detach().contiguous().view(torch.int32 if p.element_size() == 4 else torch.int16)
+        part = "adapter" if p.requires_grad else "adapted" if "base_layer" in name else "base"
+        digests[part].update(json.dumps([name, list(p.shape), int(bits.sum(dtype=torch.int64))]).encode())
     return {part: digest.hexdigest() for part, digest in digests.items()}
 
 
@@ -52,7 +51,8 @@ def read_guard_state(folder: Path, guard: str, model: nn.Module, *, fresh_adapte
         folder: of the state.
         guard: name of the guard that asks.
         model: the student as it stands before the stage.
-        fresh_adapter: the adapter is a new one, so only the model below it is compared.
+        fresh_adapter: the adapter is a new one, and the last one is in the weights below it, so only the rest of the
+            model is compared.
 
     Raises:
         UserError: no state, a damaged one, or one of another guard or student.
@@ -70,9 +70,9 @@ def read_guard_state(folder: Path, guard: str, model: nn.Module, *, fresh_adapte
     if name != guard:
         raise UserError(f"The guard state {folder} was written by the guard {name}, and this stage has {guard}.")
     now = fingerprint(model)
-    for part in ("base",) if fresh_adapter else ("base", "adapter"):
+    for part in ("base",) if fresh_adapter else ("base", "adapted", "adapter"):
         if now[part] != known[part]:
-            what = "model" if part == "base" else "adapter"
+            what = "adapter" if part == "adapter" else "model"
             raise UserError(
                 f"The guard state {folder} belongs to another {what} than the one given: go on from the student that "
                 "was saved with that state."

@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from isodistill.alignment import Alignment
 from isodistill.data.collate import collate
 from isodistill.data.encode import Encoded
 from isodistill.data.files import write_lines
@@ -20,10 +21,27 @@ from isodistill.guards import Guard, Nodes, drift_summary, node_groups
 from isodistill.guards.ranks import summed
 from isodistill.models.lora import DomainGradients
 from isodistill.objectives import CrossEntropy, StudentOutput, TrainedTokens
+from isodistill.teachers.logits import LogitCache
 from isodistill.training.forward import open_student, trained_tokens
 from isodistill.training.guard_state import fingerprint, read_guard_state, write_guard_state
 
 __all__ = ["Guarding"]
+
+
+def guard_obstacles(guard: Guard, name: str, model: nn.Module, alignment: Alignment, teacher: Any) -> list[str]:
+    """Why the guard cannot protect this student in this training; empty where it can."""
+    found = guard.obstacles(model, alignment)
+    if guard.adds_direction and not alignment.steps_on_direction:
+        found.append(
+            f"{name} adds to the direction of the step, and {type(alignment).__name__} takes steps of its own, which "
+            "do not see it; choose another alignment, or the guard angular or lwf"
+        )
+    if guard.learns_again and isinstance(teacher, LogitCache):
+        found.append(
+            f"{name} learns old rows again, of which the cache of teacher_top_k knows nothing; set teacher_top_k to 0, "
+            "so that the teacher is asked at every step"
+        )
+    return found
 
 
 class Guarding:

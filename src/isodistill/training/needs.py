@@ -9,7 +9,7 @@ from torch import nn
 
 from isodistill.alignment import Alignment, Penalised
 from isodistill.errors import UserError
-from isodistill.models.lora import segment_obstacles
+from isodistill.models.lora import lora_variants, segment_obstacles
 from isodistill.objectives import VCRD, Objective
 from isodistill.training.config import DistillConfig
 
@@ -50,6 +50,11 @@ def takes_segments(
         missing.append(f"{args.method} sees every batch twice, alike: set the dropout of LoRA and model to 0")
     if alignment.needs_fp32 and args.bf16:
         missing.append(f"{args.method} subtracts gradients that nearly agree: set train.bf16 to false")
+    variants = lora_variants(model)
+    if variants and getattr(alignment, "space", "factor") != "factor":
+        missing.append(f"IGA masks W = W0 + s B A, but {variants[0]}; choose alignment.space factor, or plain LoRA")
+    if args.fp16:
+        missing.append("fp16 scales the loss, and gradients of domains are compared unscaled: set train.bf16 instead")
     if args.fsdp or args.deepspeed:
         missing.append(
             "parameters sharded by FSDP or DeepSpeed cannot be trained, because the gradients of every domain are "

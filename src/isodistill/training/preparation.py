@@ -27,6 +27,7 @@ from isodistill.data.files import write_lines
 from isodistill.errors import UserError
 from isodistill.evaluation.generate import generate
 from isodistill.objectives import VCRD, Distillation, LabelMultitask
+from isodistill.training.agreement import over_processes
 from isodistill.training.forward import trained_tokens
 from isodistill.training.proposals import Measured, Proposals, Trace
 from isodistill.validity import Scorer, Scoring, make_scorer, text_ends, written_ends
@@ -62,7 +63,7 @@ class Preparation:
             chosen = scorer or make_scorer(settings.scorer, readers.teacher, readers.base)
             limits = {"limit": settings.limit, "max_failed": settings.max_failed}
             scoring = Scoring(chosen, self._file.parent, rank=rank, **limits)
-            self.proposals = Proposals(settings, scoring, readers, trainer.args.seed)
+            self.proposals = Proposals(settings, scoring, readers, trainer.args.seed, self.objective.weight)
             self._go_on()
 
     def __call__(self, batches: list[Batch]) -> list[Batch]:
@@ -82,8 +83,12 @@ class Preparation:
         return batches
 
     def take_metrics(self) -> dict[str, float]:
-        """Counts of the step."""
-        return {} if self.proposals is None else self.proposals.take_metrics()
+        """Counts of the step, over all processes."""
+        if self.proposals is None:
+            return {}
+        counts = self.proposals.take_metrics()
+        summed = over_processes(torch.tensor(list(counts.values()), dtype=torch.float64), self.trainer.args)
+        return dict(zip(counts, summed.tolist(), strict=True))
 
     # ---- samples ----
 

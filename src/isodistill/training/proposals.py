@@ -14,10 +14,12 @@ import hashlib
 import json
 import random
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+import torch
+from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from isodistill.data.encode import IGNORE_INDEX, Encoded, encode_prompt
@@ -64,6 +66,7 @@ class Measured:
         own: the student wrote the trace.
         firsts: number of the first token of each step, within the completion.
         deltas: delta of each step; 0 where none was measured.
+        weights: w of each step, before what a control or norm makes of the whole optimizer step.
         drawn: which steps were.
         proposals: what was proposed at them.
     """
@@ -73,6 +76,7 @@ class Measured:
     own: bool
     firsts: tuple[int, ...]
     deltas: tuple[float, ...]
+    weights: tuple[float, ...]
     drawn: tuple[int, ...]
     proposals: tuple[str, ...]
 
@@ -112,10 +116,14 @@ class Proposals:
         scoring: scores steps.
         readers: the models.
         seed: of all that is drawn.
+        weight: w of deltas (n,).
     """
 
-    def __init__(self, settings: StepSettings, scoring: Scoring, readers: Readers, seed: int) -> None:
+    def __init__(
+        self, settings: StepSettings, scoring: Scoring, readers: Readers, seed: int, weight: Callable[[Tensor], Tensor]
+    ) -> None:
         self.settings, self.scoring, self.readers, self.seed = settings, scoring, readers, seed
+        self.weight = weight
         self.counts: Counter[str] = Counter()
 
     def measure(self, traces: Sequence[Trace], made: int, student: PreTrainedModel) -> list[Measured]:
@@ -140,13 +148,15 @@ class Proposals:
         for i, (trace, (firsts, _)) in enumerate(zip(traces, cut, strict=True)):
             mine = [k for k, place in enumerate(places) if place.trace == i]
             by_step = {places[k].j: deltas[k] for k in mine}
+            of_steps = [by_step.get(j, 0.0) for j in range(len(firsts))]
             found.append(
                 Measured(
                     trace.row.id,
                     made,
                     trace.own,
                     tuple(firsts),
-                    tuple(by_step.get(j, 0.0) for j in range(len(firsts))),
+                    tuple(of_steps),
+                    tuple(round(w, 6) for w in self.weight(torch.tensor(of_steps)).tolist()),
                     tuple(drawn[i]),
                     tuple(proposed[k][0] for k in mine),
                 )

@@ -27,6 +27,7 @@ class ResumableTrainer(Trainer):
     alignment: Alignment
     guarding: Guarding
     term: StepTerm
+    _skips: int  # steps in a row that were not finite
 
     @property
     def checkpoints(self) -> Path:
@@ -41,7 +42,7 @@ class ResumableTrainer(Trainer):
         save_rng(unfinished, self.args.process_index)
         if self.args.should_save:
             self.model.save_pretrained(unfinished)
-            method = self.alignment.state_dict()
+            method = {"skips": torch.tensor(self._skips), **self.alignment.state_dict()}
             for start, part in self._beside.items():
                 method |= {f"{start}{name}": value for name, value in part.state_dict().items()}
             save_state(unfinished, self._inner_optimizer(), self.lr_scheduler, method)
@@ -61,6 +62,7 @@ class ResumableTrainer(Trainer):
             for start, part in self._beside.items():
                 mine = [name for name in method if name.startswith(start)]
                 part.load_state_dict({name.removeprefix(start): method.pop(name) for name in mine})
+            self._skips = int(method.pop("skips"))
             self.alignment.load_state_dict(method)
 
     @property

@@ -160,6 +160,17 @@ def teacher_obstacles(
         return _cache_obstacles(objective, teacher, student, tokenizer, encoded, live=own or by_teacher or features)
     if teacher == "self":
         return []
+    return _model_obstacles(objective, teacher, student, tokenizer, teacher_tokenizer, encoded)
+
+
+def _model_obstacles(
+    objective: Objective,
+    teacher: PreTrainedModel,
+    student: nn.Module,
+    tokenizer: PreTrainedTokenizerBase,
+    teacher_tokenizer: PreTrainedTokenizerBase | None,
+    encoded: Sequence[Encoded],
+) -> list[str]:
     obstacles = []
     cut = getattr(objective, "vocab", "same") == "truncate"
     sizes = [_config(model).vocab_size for model in (teacher, student)]

@@ -21,12 +21,12 @@ from isodistill.data.collate import collate
 from isodistill.errors import UserError
 from isodistill.models.load import add_lora
 from isodistill.models.lora import DomainGradients, half_bounds, lora_layers, row_bounds
-from isodistill.training.agreement import agreed
+from isodistill.training.agreement import agreed, over_processes
 from isodistill.training.callbacks import MetricsFile, QuietProgress, SamplerEpoch, finite_or_blame
 from isodistill.training.checkpoint import newest_checkpoint
 from isodistill.training.config import DistillConfig
 from isodistill.training.forward import Student, open_student, token_counts, trained_tokens
-from isodistill.training.guarding import Guarding
+from isodistill.training.guarding import Guarding, guard_obstacles
 from isodistill.training.interrupt import StopOnSignal
 from isodistill.training.needs import takes_segments
 from isodistill.training.preparation import Preparation
@@ -36,6 +36,7 @@ from isodistill.training.resumable import ResumableTrainer
 from isodistill.training.rows import AnyRows, encode_dataset, open_sampler
 from isodistill.training.slots import fill_guard, fill_slots
 from isodistill.training.teaching import TeacherModel, open_teacher, teacher_obstacles
+from isodistill.training.term_norms import term_norms
 from isodistill.training.terms import open_term
 from isodistill.training.weighted import write_weighted_traces
 from isodistill.validity import Scorer
@@ -109,7 +110,7 @@ class DistillTrainer(ResumableTrainer):
         features = term is not None and term.needs_teacher
         obstacles = teacher_obstacles(self.objective, teacher_model, model, *who, features=features)
         obstacles += self.term.obstacles(self.alignment, encoded, model, teacher_model)
-        obstacles += guard.obstacles(model, self.alignment)
+        obstacles += guard_obstacles(guard, guard_name, model, self.alignment, teacher_model)
         segmented = takes_segments(model, args, self.alignment, self.domains, obstacles, self.objective)
         self.segmented = segmented and not self.term.more_rows
         args.per_device_train_batch_size = args.sets_per_batch * len(self.domains)
@@ -137,6 +138,7 @@ class DistillTrainer(ResumableTrainer):
         self.scorer = scorer
         self._add_callbacks()
         self._extra: dict[str, float] = {}
+        self._rare: dict[str, float] = {}  # measured in some steps alone, logged as it is
         self._skips = self._logged_step = self._turn = 0
         self._step_done = False
         self._engine: ExitStack | None = None
@@ -250,6 +252,7 @@ class DistillTrainer(ResumableTrainer):
         batches = self.preparation(batches)
         self._record(self.preparation.take_metrics())
         counts = self._get_num_items_in_batch(batches, device)
+        self._rare |= term_norms(self, batches, counts)
         self.replay.begin(batches, counts)
         return batches, counts
 
@@ -270,7 +273,8 @@ class DistillTrainer(ResumableTrainer):
         self.gradients.losses += sums[1] / counts.clamp(min=1)
         if self.accelerator.sync_gradients:
             self._align(present)
-            self._record(self.objective.take_metrics() | self.term.step())
+            everywhere = functools.partial(over_processes, args=self.args)
+            self._record(self.objective.take_metrics(everywhere) | self.term.step())
             self._step_done = True
         # What is reported is the mean of the domain means, whatever the alignment optimises.
         for domain, value in zip(self.domains, means.tolist(), strict=True):
@@ -335,6 +339,7 @@ class DistillTrainer(ResumableTrainer):
             self._skips = 0
             rows = present if self.alignment.needs_domain_gradients else torch.ones(1, dtype=torch.bool)
             metrics = self.alignment.update(self.gradients, rows) | self.guarding.after_backward()
+            self.alignment.before_clipping()
             self._record(agreed(metrics, self.args, self.state.global_step + 1))
 
     def _skip(self, trouble: str) -> None:
@@ -369,9 +374,9 @@ class DistillTrainer(ResumableTrainer):
         if "loss" in logs and steps:
             now, tokens = time.perf_counter(), self.state.num_input_tokens_seen
             seconds, new = now - self._logged_time, tokens - self._logged_tokens
-            logs = logs | {name: value / steps for name, value in self._extra.items()}
+            logs = logs | {name: value / steps for name, value in self._extra.items()} | self._rare
             logs |= {"tokens": tokens, "seconds": seconds, "tokens_per_second": new / seconds}
-            self._extra, self._logged_step = {}, self.state.global_step
+            self._extra, self._rare, self._logged_step = {}, {}, self.state.global_step
             self._logged_time, self._logged_tokens = now, tokens
         super().log(logs, start_time)
 

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 from isodistill.data.encode import encode_prompt
 from isodistill.data.rows import Row
 from isodistill.evaluation.generate import generate
+from isodistill.evaluation.instructions import broken_instructions, read_instructions
+from isodistill.evaluation.programs import try_program
 from isodistill.evaluation.verify import verify
 from isodistill.validity.base import Action
 from isodistill.validity.identity import fingerprint
@@ -20,13 +22,22 @@ __all__ = ["RolloutScorer", "answered"]
 
 
 def answered(row: Row, text: str) -> float:
-    """1 where a whole trace ends in the right answer, else 0.
+    """How far a whole trace answers its problem, in [0, 1].
+
+    Code: the share of the unit tests that hold; instructions: the share that is followed; else 1 for the right answer.
 
     Raises:
+        UserError: programs cannot be run on this machine.
         ValueError: the problem has no answer to compare with.
     """
     if row.answer is None or row.answer_type is None:
         raise ValueError(f"row {row.id} has no answer that a completion could reach")
+    if row.answer_type == "code":
+        trial = try_program(text, row.answer)
+        return 0.0 if trial is None else trial.passed / trial.tests
+    if row.answer_type == "instructions":
+        asked = read_instructions(row.answer)
+        return 1 - len(broken_instructions(text, asked)) / len(asked)
     return float(verify(text, row.answer, row.answer_type, row.choices) == "correct")
 
 
@@ -38,7 +49,7 @@ class RolloutScorer:
     Args:
         model: who completes; frozen, because scores are kept.
         tokenizer: its tokenizer.
-        verdict: of a problem and a whole trace, in [0, 1]: its answer verified; for programs, the tests passed.
+        verdict: of a problem and a whole trace, in [0, 1].
         n: completions per step.
         temperature: of the completions.
         max_tokens: longest completion.

@@ -17,14 +17,15 @@ __all__ = ["Scoring"]
 
 T = TypeVar("T")
 _JUDGED_FROM = 20  # steps asked, from which the share of failures means something
+_TOGETHER = 16  # steps scored in one call, so that a scorer that hangs is found out after 16 limits
 
 
 class Scoring:
     """Scores of proposed steps; None where the scorer failed.
 
-    Steps are scored together; where that fails, one by one, so that one bad step costs no other its score. A call that
-    hangs is left behind in its thread, which cannot be stopped from here. Scores are kept by content (scorer, problem,
-    prefix, steps), failures are not.
+    Steps are scored sixteen at a time; where that fails, one by one, so that one bad step costs no other its score. A
+    call that hangs is left behind in its thread, which cannot be stopped from here. Scores are kept by content (scorer,
+    problem, prefix, steps), failures are not.
 
     Args:
         scorer: who scores.
@@ -54,29 +55,34 @@ class Scoring:
         """The validities in order.
 
         Raises:
-            UserError: more than the share ``max_failed`` of the steps failed, or the disk is full.
+            UserError: more than the share ``max_failed`` of the steps failed, and these steps can no longer mend that;
+                or the disk is full.
         """
         keys = [self._key(action) for action in actions]
         todo = {key: action for key, action in zip(keys, actions, strict=True) if key not in self._known}
-        found = dict(zip(todo, self._score(list(todo.values())), strict=True))
-        self._keep({key: v for key, v in found.items() if v is not None})
-        self.asked += len(found)
-        self.failed += sum(v is None for v in found.values())
-        if self.asked >= _JUDGED_FROM and self.failed > self.max_failed * self.asked:
-            raise UserError(
-                f"The scorer {self.scorer.name} failed at {self.failed} of {self.asked} steps, more than the share "
-                f"steps.max_failed = {self.max_failed:g} allows; the first failure: {self.first_failure}. "
-                "Mend the scorer or its server; scores found so far are kept."
-            )
+        asked = self.asked + len(todo)
+        while todo:
+            some = {key: todo.pop(key) for key in list(todo)[:_TOGETHER]}
+            together = self._try(list(some.values()))
+            if together is not None:
+                self._take(list(some), together, asked)
+                continue
+            for key, action in some.items():
+                self._take([key], self._try([action]) or [None], asked)
         return [self._known.get(key) for key in keys]
 
-    def _score(self, actions: Sequence[Action]) -> list[float | None]:
-        if not actions:
-            return []
-        together = self._try(actions)
-        if together is not None:
-            return together
-        return [None if (one := self._try([action])) is None else one[0] for action in actions]
+    def _take(self, keys: Sequence[str], scores: Sequence[float | None], asked: int) -> None:
+        """Keep some scores; stop where too many of the steps failed that will have been ``asked``."""
+        self._keep({key: v for key, v in zip(keys, scores, strict=True) if v is not None})
+        self.asked += len(keys)
+        self.failed += sum(v is None for v in scores)
+        if asked >= _JUDGED_FROM and self.failed > self.max_failed * asked:
+            raise UserError(
+                f"The scorer {self.scorer.name} failed at {self.failed} of {self.asked} steps, and "
+                f"{asked - self.asked} are to come: more than the share steps.max_failed = {self.max_failed:g} allows. "
+                f"The first failure: {self.first_failure.rstrip('.')}. Mend the scorer or its server; scores found so "
+                "far are kept."
+            )
 
     def _try(self, actions: Sequence[Action]) -> list[float | None] | None:
         """Scores of some steps; None where all failed at once."""
@@ -96,7 +102,9 @@ class Scoring:
         return None
 
     def _note(self, failure: str) -> None:
-        self.first_failure = self.first_failure or failure
+        if not self.first_failure:
+            self.first_failure = failure
+            print(f"the scorer {self.scorer.name} failed, and that step has weight 1: {failure}", flush=True)
 
     def _key(self, action: Action) -> str:
         row = action.row
