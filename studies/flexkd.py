@@ -1,6 +1,6 @@
 """Flex-KD against learned projectors and other choices of dimensions, in small models trained from scratch.
 
-    python studies/flexkd.py
+    python studies/flexkd.py [--data FOLDER]
 
 For each task and seed a teacher is trained, then students of 1/8 to 1 of its width under every method, all from the
 same start on the same batches. A finished student is a line of docs/results/flexkd-runs.jsonl and is not made again;
@@ -28,7 +28,7 @@ from isodistill.terms import CKA, FeatureTerm, FlexKD, Projector
 from isodistill.terms.scoring import DimensionScores, hidden_gradient, top_dimensions
 
 LOG = Path("docs/results/flexkd-runs.jsonl")
-TASKS = ("summaries", "topics")
+TASKS = ("summaries", "topics", "instructions")
 CORE = ("sft", "kd", "projector", "cka", "mse_first", "flexkd", "flexkd_kd")
 CONTROLS = ("random", "lowest", "variance", "standardised_mse")
 WIDTHS = ("sft", "kd", "projector", "flexkd")
@@ -42,24 +42,32 @@ def main() -> None:
     """Train what is missing, then write the records and the tables."""
     parser = argparse.ArgumentParser(description="Flex-KD and its rivals in small models.")
     parser.add_argument("--seeds", type=int, nargs="*", default=[0, 1, 2], help="of data, teacher and students")
+    parser.add_argument("--tasks", nargs="*", choices=TASKS, default=None, help="some tasks alone")
+    parser.add_argument("--data", type=Path, help="folder of the real data sets; without it no instructions")
     given = parser.parse_args()
+    given.tasks = given.tasks or [name for name in TASKS if name != "instructions" or given.data]
+    if "instructions" in given.tasks and not given.data:
+        parser.error("the task instructions needs --data, the folder of the real data sets")
     torch.set_num_threads(1)
     done = {(r["task"], r["seed"], r["method"], r["share"]) for r in read_log(LOG)}
+    for name in given.tasks:
+        if given.seeds and (name, 0, "memory", SHARES[0]) not in done:
+            append_log(LOG, memory_of_steps(name, given.data))
     for share in SHARES:
-        for name in TASKS:
+        for name in given.tasks:
             for seed in given.seeds:
                 methods = CORE + CONTROLS if share == SHARES[0] else WIDTHS
                 missing = [m for m in methods if (name, seed, m, share) not in done]
                 if missing or (name, seed, "teacher", 1) not in done:
-                    one_teacher(name, seed, share, missing, (name, seed, "teacher", 1) in done)
+                    one_teacher(given.data, name, seed, share, missing, (name, seed, "teacher", 1) in done)
                     done.add((name, seed, "teacher", 1))
                     report(read_log(LOG))
     report(read_log(LOG))
 
 
-def one_teacher(name: str, seed: int, share: int, methods: list[str], known: bool) -> None:
+def one_teacher(data: Path | None, name: str, seed: int, share: int, methods: list[str], known: bool) -> None:
     """A teacher, made anew from its seed, and the students that it has to have."""
-    task = make_task(name, seed)
+    task = make_task(name, seed, data)
     teacher = trained(task, task.width, seed, task.teacher_steps, task.many)
     scores = scored(task, teacher)
     if not known:
@@ -119,16 +127,7 @@ def trained(
     if isinstance(term, FlexKD) and r is not None:
         r.append(correlation(task, model, teacher, term))
     for step, batch in enumerate(batches(task, rows, seed, steps)):
-        seen = task.see(model, batch)
-        loss = F.cross_entropy(seen.logits, seen.targets)
-        if term is not None or kd:
-            with torch.no_grad():
-                known = task.see(teacher, batch)
-            if term is not None:
-                loss = loss + term.b * term.loss(0, seen.features, known.features, step)
-            if kd:
-                p, q = (F.log_softmax(z / 2.0, 1) for z in (known.logits, seen.logits))
-                loss = loss + kd * 4.0 * divergence("fkl", p, q).mean()
+        loss = loss_of(task, model, teacher, batch, term, kd, step)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -138,6 +137,56 @@ def trained(
     if isinstance(term, FlexKD) and r is not None:
         r.append(correlation(task, model, teacher, term))
     return model.eval()
+
+
+def loss_of(
+    task: Any, model: Any, teacher: Any, batch: dict[str, Tensor], term: FeatureTerm | None, kd: float, step: int
+) -> Tensor:
+    """The task's loss, the term and the logits' loss."""
+    seen = task.see(model, batch)
+    loss = F.cross_entropy(seen.logits, seen.targets)
+    if term is not None or kd:
+        with torch.no_grad():
+            known = task.see(teacher, batch)
+        if term is not None:
+            loss = loss + term.b * term.loss(0, seen.features, known.features, step)
+        if kd:
+            p, q = (F.log_softmax(z / 2.0, 1) for z in (known.logits, seen.logits))
+            loss = loss + kd * 4.0 * divergence("fkl", p, q).mean()
+    return loss
+
+
+def memory_of_steps(name: str, data: Path | None) -> dict[str, Any]:
+    """Bytes that a step of every method holds at d_S / d_T = 1/4 and seed 0.
+
+    Tensors kept for the backward, each storage once, the student's parameters among them; the teacher's parameters; and
+    the parameters of the term with their gradients and both moments of AdamW.
+    """
+    task = make_task(name, 0, data)
+    torch.manual_seed(0)
+    teacher, student = task.model(task.width).eval(), task.model(task.width // SHARES[0])
+    batch, found = task.batch(task.train[:BATCH]), {}
+    scores = scored(task, teacher)
+    for method in CORE + CONTROLS:
+        term, kd = term_of(method)
+        if term is not None:
+            term.setup([(task.width // SHARES[0], task.width)], 0)
+        if isinstance(term, FlexKD):
+            term.choose([scores])
+        kept: dict[int, int] = {}
+
+        def keep(tensor: Tensor, kept: dict[int, int] = kept) -> Tensor:
+            kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+            loss = loss_of(task, student, teacher, batch, term, kd, 0)
+        asks = term is not None or kd > 0
+        beside = 4 * sum(p.numel() for p in teacher.parameters()) if asks else 0
+        own = 0 if term is None or term.learner is None else 16 * term.learner.size
+        found[method] = sum(kept.values()) + beside + own
+        del loss
+    return {"task": name, "seed": 0, "method": "memory", "share": SHARES[0], "bytes": found}
 
 
 def batches(task: Any, rows: list[Any], seed: int, steps: int) -> Iterator[dict[str, Tensor]]:

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import io
 import json
+import re
 from pathlib import Path
 from typing import Any
+
+import matplotlib.style
+from matplotlib.figure import Figure
 
 from isodistill.data.files import write_between_marks, write_lines
 from isodistill.evaluation.statistics import mean_sd, paired_interval
@@ -15,11 +20,14 @@ RESULTS = Path("docs/results")
 BEGIN, END = "<!-- tables: begin, made by studies/flexkd.py from flexkd-runs.jsonl -->", "<!-- tables: end -->"
 COMMAND = "python studies/flexkd.py"
 RIVAL = "projector"
+_LIKELIHOOD = "log-likelihood of a gold token"
+_MEASURES = {"topics": "accuracy", "summaries": _LIKELIHOOD, "instructions": _LIKELIHOOD}
 
 
 def report(runs: list[dict[str, Any]]) -> None:
     """``flexkd.json`` and the tables of the page."""
-    students = [run for run in runs if run["method"] != "teacher"]
+    students = [run for run in runs if run["method"] not in ("teacher", "memory")]
+    memory = {run["task"]: run["bytes"] for run in runs if run["method"] == "memory"}
     teachers = [run for run in runs if run["method"] == "teacher"]
     records, lines = [], []
     for task, share in sorted({(run["task"], run["share"]) for run in students}, key=lambda c: (c[0], -c[1])):
@@ -29,10 +37,13 @@ def report(runs: list[dict[str, Any]]) -> None:
             record = _record(found, method, task, share)
             records.append(record)
             lines.append(_line(record, task, share, found, method))
+    if teachers:
+        write_lines(RESULTS.parent / "images" / "flexkd-dimensions.svg", [_dimensions_figure(teachers)])
     write_lines(RESULTS / "flexkd.json", [json.dumps(records, indent=1, allow_nan=False)])
     head = "| task | d_S / d_T | method | seeds | result | minus projector | r on test rows | overlap with top |"
     tables = [head, "| --- | --- | --- | ---: | ---: | ---: | ---: | ---: |", *lines, "", *_teachers(teachers)]
-    tables += ["", *_costs([run for run in students if run["share"] == 4])]
+    tables += ["", "![what is left of a teacher without its top or bottom dimensions](../images/flexkd-dimensions.svg)"]
+    tables += ["", *_costs([run for run in students if run["share"] == 4], memory)]
     write_between_marks(RESULTS / "flexkd.md", BEGIN, END, "\n".join(tables))
 
 
@@ -87,12 +98,37 @@ def _teachers(teachers: list[dict[str, Any]]) -> list[str]:
     return lines
 
 
-def _costs(students: list[dict[str, Any]]) -> list[str]:
-    """Seconds of a step, relative to fine-tuning without a teacher, and parameters beside the student's."""
+def _dimensions_figure(teachers: list[dict[str, Any]]) -> str:
+    """The same as a curve for each task: what is left when the top, or the bottom, dimensions are removed."""
+    tasks = list(dict.fromkeys(run["task"] for run in teachers))
+    figure = Figure(figsize=(3.6 * len(tasks), 2.6), layout="constrained")
+    for axes, task in zip(figure.subplots(1, len(tasks), squeeze=False)[0], tasks, strict=True):
+        mine = [run for run in teachers if run["task"] == task]
+        whole = sum(run["whole"] for run in mine) / len(mine)
+        for end, colour in (("top", "#d55e00"), ("bottom", "#0072b2")):
+            cuts = [cut for cut in mine[0]["curve"] if cut.startswith(end)]
+            shares = [0.0, *(float(cut.split()[1]) for cut in cuts)]
+            values = [whole, *(sum(run["curve"][cut] for run in mine) / len(mine) for cut in cuts)]
+            axes.plot(
+                shares, values, "o-", color=colour, markersize=3, linewidth=1.2, label=f"{end} dimensions removed"
+            )
+        axes.set_title(f"teacher of {task}", fontsize=8)
+        axes.set_xlabel("share of the dimensions set to their mean", fontsize=7)
+        axes.set_ylabel(_MEASURES[task], fontsize=7)
+        axes.tick_params(labelsize=7)
+    figure.axes[0].legend(fontsize=6, frameon=False)
+    file = io.StringIO()
+    with matplotlib.style.context({"svg.hashsalt": "flexkd", "svg.fonttype": "none"}):
+        figure.savefig(file, format="svg", facecolor="white", metadata={"Date": None})
+    return re.sub(r"<metadata>.*?</metadata>\s*", "", file.getvalue(), flags=re.DOTALL).rstrip("\n")
+
+
+def _costs(students: list[dict[str, Any]], memory: dict[str, dict[str, int]]) -> list[str]:
+    """Parameters beside the student's; seconds and bytes of a step, relative to fine-tuning without a teacher."""
     tasks = list(dict.fromkeys(run["task"] for run in students))
     methods = list(dict.fromkeys(run["method"] for run in students))
-    head = "| method | extra parameters | " + " | ".join(f"time of a step, {task}" for task in tasks) + " |"
-    lines = [head, "| --- | ---: |" + " ---: |" * len(tasks)]
+    columns = [f"{what} of a step, {task}" for what in ("time", "memory") for task in tasks]
+    lines = [f"| method | extra parameters | {' | '.join(columns)} |", "| --- | ---: |" + " ---: |" * len(columns)]
     for method in methods:
         cells, extra = [], set()
         for task in tasks:
@@ -103,5 +139,7 @@ def _costs(students: list[dict[str, Any]]) -> list[str]:
                     extra |= {run["extra_parameters"]} if run["method"] == method else set()
             ratios = sorted(pair[method] / pair["sft"] for pair in pairs.values() if {method, "sft"} <= pair.keys())
             cells.append(f"{ratios[len(ratios) // 2]:.2f} x" if ratios else "")
+        held = (memory.get(task) for task in tasks)
+        cells += [f"{known[method] / known['sft']:.2f} x" if known else "" for known in held]
         lines.append(f"| {method} | {max(extra)} | {' | '.join(cells)} |")
     return lines

@@ -1,15 +1,19 @@
-"""Two small tasks of studies/flexkd.py: a wider teacher and narrower students of one family, trained from scratch.
+"""Three small tasks of studies/flexkd.py: a wider teacher and narrower students of one family, trained from scratch.
 
 ``topics``: which topic has most words in a list of 24 (a BERT-like classifier, accuracy). ``summaries``: the same kind
-of list, told in order of the topics' counts (a Llama-like model, ROUGE-L of greedy answers).
+of list, told in order of the topics' counts (a Llama-like model, ROUGE-L of greedy answers). ``instructions``: rows of
+Self-Instruct, the teacher's with two language models' answers beside the human ones (the same model and measure).
 """
 
 from __future__ import annotations
 
+import gzip
+import json
 import random
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -24,7 +28,7 @@ from isodistill.evaluation.generate import generate
 from isodistill.models.tiny import make_tiny_student
 from isodistill.training.forward import trained_tokens
 
-__all__ = ["Summaries", "Topics", "make_task"]
+__all__ = ["Texts", "Topics", "make_task"]
 
 TOPICS = {
     "food": "bread rice soup cake egg tea salt corn", "tools": "saw drill nail rope axe clamp file glue",
@@ -98,21 +102,23 @@ class Topics:
         return float((model.classifier(pooled).argmax(1) == batch["labels"]).float().mean())
 
 
-class Summaries:
-    """Prompts and completions; see the module."""
+class Texts:
+    """Prompts and completions.
 
-    metric, width, teacher_steps, steps = "rouge_l", 64, 700, 250
+    Args:
+        test: rows to judge on.
+        train: rows that students learn from.
+        many: rows that the teacher learns from.
+    """
 
-    def __init__(self, seed: int) -> None:
-        rng, n_test = random.Random(f"summaries {seed}"), 100
-        rows = [_summary(rng, i) for i in range(1300)]
-        texts = [f"{row.prompt}\n{row.completion}" for row in rows[n_test:]]
-        self.tokenizer = make_tiny_student(texts, 0).tokenizer
-        self.test_rows = rows[:n_test]
-        self.test, self.train = (
-            encode_rows(part, self.tokenizer, 512, max_refused=1.0)[0] for part in (self.test_rows, rows[n_test:])
+    metric, width, teacher_steps, steps, longest = "rouge_l", 64, 700, 250, 24
+
+    def __init__(self, test: list[Row], train: list[Row], many: list[Row]) -> None:
+        self.tokenizer = make_tiny_student([f"{row.prompt}\n{row.completion}" for row in many], 0).tokenizer
+        self.test_rows = test
+        self.test, self.train, self.many = (
+            encode_rows(part, self.tokenizer, 512, max_refused=1.0)[0] for part in (test, train, many)
         )
-        self.many = self.train
 
     def model(self, width: int) -> LlamaForCausalLM:
         """A language model of 2 layers."""
@@ -144,7 +150,7 @@ class Summaries:
         """ROUGE-L of greedy answers; with ``removed`` as in ``Topics``, the mean log-likelihood of a gold token."""
         if removed is None:
             prompts = [encode_prompt(row, self.tokenizer, 512) for row in self.test_rows]
-            answers = generate(model, self.tokenizer, prompts, max_new_tokens=24)
+            answers = generate(model, self.tokenizer, prompts, max_new_tokens=self.longest)
             pairs = zip(answers, self.test_rows, strict=True)
             return sum(rouge_l(answer.text, row.completion or "") for answer, row in pairs) / len(answers)
         total, n = 0.0, 0
@@ -156,9 +162,38 @@ class Summaries:
         return total / n
 
 
-def make_task(name: str, seed: int) -> Topics | Summaries:
-    """A task with the data of one seed."""
-    return Topics(seed) if name == "topics" else Summaries(seed)
+def make_task(name: str, seed: int, data: Path | None = None) -> Topics | Texts:
+    """A task with the data of one seed; ``instructions`` reads a file of the folder ``data``."""
+    if name == "topics":
+        return Topics(seed)
+    if name == "summaries":
+        rng = random.Random(f"summaries {seed}")
+        rows = [_summary(rng, i) for i in range(1300)]
+        return Texts(rows[:100], rows[100:], rows[100:])
+    assert data is not None
+    task = Texts(*_instructions(data / "instruct" / "self_instruct", seed))
+    task.longest = 48
+    return task
+
+
+def _instructions(folder: Path, seed: int) -> tuple[list[Row], list[Row], list[Row]]:
+    """Short rows of Self-Instruct: 60 to judge on, the others with human answers, and these with models' answers."""
+    items = []
+    for name in ("seed", "user_oriented"):
+        with gzip.open(folder / f"{name}.jsonl.gz", "rt", encoding="utf-8") as file:
+            items += [json.loads(line) for line in file]
+    human, written = [], []
+    for item in items:
+        asked = f"{item['instruction']}\n{item['input']}".strip()
+        answers = [item["output"], *(item.get("responses") or {}).values()]
+        short = [text for text in answers if text.strip() and len(f"{asked} {text}".split()) <= 60]
+        made = [Row(id=f"{item['id']}/{i}", prompt=asked, completion=text) for i, text in enumerate(short)]
+        if made and short[0] == item["output"]:
+            human.append(made[0])
+            written.append(made)
+    order = random.Random(f"instructions {seed}").sample(range(len(human)), len(human))
+    test, train = order[:60], order[60:]
+    return [human[i] for i in test], [human[i] for i in train], [row for i in train for row in written[i]]
 
 
 def _summary(rng: random.Random, number: int) -> Row:

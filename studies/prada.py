@@ -1,204 +1,286 @@
-"""PRADA from a labelled source to an unlabelled target, on traces of large models, with a small student.
+"""PRADA from a labelled source to an unlabelled target, on ten sets of the chain-of-thought suite.
 
-    python studies/prada.py --data FOLDER
+    python studies/prada.py --data FOLDER [--student smollm2-135m] [--seeds 0 1 2] [--runs N]
 
-The student is a Llama of 2 layers, trained first on other people's reasoning (GSM8K and StrategyQA rationales); then
-each method trains it on the traces of the source beside the target's questions. A finished run is a line of
-docs/results/prada-runs.jsonl and is not done again; docs/results/prada.json and the table of docs/results/prada.md are
-made from these lines.
+The student is a small Llama that is first trained here on other people's reasoning, or one that is named. Each run is a
+recipe of the product: a method learns the source's traces, perhaps beside the target's questions, and answers test
+problems of both. A finished run is a line of docs/results/prada-runs.jsonl and is not done again; the records, the
+page's tables and its figures are made from these lines (``--runs 0`` does only that).
 """
 
 from __future__ import annotations
 
 import argparse
-import copy
 import gzip
+import hashlib
 import json
 import random
+import shutil
+import time
+from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
-from peft import LoraConfig
-from torch import Tensor
+from peft import PeftModel
+from prada_report import report
 from torch.nn import functional as F
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerBase
 
-from isodistill import DistillConfig, DistillTrainer
-from isodistill.data.collate import collate
-from isodistill.data.encode import Encoded, encode_rows
-from isodistill.data.files import append_log, read_log, write_between_marks, write_lines
-from isodistill.data.rows import NO_DOMAIN, Row
-from isodistill.evaluation.statistics import mean_sd, paired_interval
+from isodistill.data.encode import IGNORE_INDEX, encode_row
+from isodistill.data.files import append_log, read_log, write_lines
+from isodistill.data.load import load_rows
+from isodistill.data.rows import Row
+from isodistill.evaluation import PredictionLog
+from isodistill.evaluation.generate import merged_copy
+from isodistill.models.load import load_student
+from isodistill.models.prompt import PROMPT, with_prompt
 from isodistill.models.tiny import make_tiny_student
-from isodistill.training.forward import Student, trained_tokens
+from isodistill.pipeline import evaluate_run, train_run, write_results
+from isodistill.recipe import Recipe, parse_recipe
 
 RESULTS = Path("docs/results")
-LOG = RESULTS / "prada-runs.jsonl"
-BEGIN, END = "<!-- tables: begin, made by studies/prada.py from prada-runs.jsonl -->", "<!-- tables: end -->"
-COMMAND = "python studies/prada.py --data FOLDER"
-PAIRS = [("gpt35_arithmetic", "palm_commonsenseqa"), ("palm_commonsenseqa", "gpt35_arithmetic")]
-METHODS: dict[str, dict[str, Any]] = {
-    "sft": {"adapt": "lora", "lam": 0.0},
-    "prada": {},
-    "prompt_lora": {"lam": 0.0},
-    "dann": {"adapt": "lora"},
-    "frozen": {"control": "frozen"},
-    "shuffled": {"control": "shuffled"},
-    "p_tuning": {"adapt": "prompt", "lam": 0.0},
+LOG = "prada-runs.jsonl"
+LAB = "lab"
+SETS = {
+    "svamp": ("traces/palm_svamp/all", "svamp/test"),
+    "gsm8k": ("gsm8k/train", "gsm8k/test"),
+    "singleeq": ("singleeq/train", "singleeq/test"),
+    "addsub": ("addsub/train", "addsub/test"),
+    "aqua": ("aqua/dev", "aqua/test"),
+    "commonsenseqa": ("traces/palm_commonsenseqa/all", "commonsenseqa/test"),
+    "strategyqa": ("strategyqa/train", "strategyqa/dev"),
+    "last_letters": ("last_letters/train", "last_letters/train"),
+    "coin_flip": ("coin_flip/train", "coin_flip/train"),
+    "tracking_shuffled_objects": ("tracking_shuffled_objects/train", "tracking_shuffled_objects/test"),
 }
-N_TRAIN, N_TEST, STEPS = 400, 200, 60
+"""Set -> files to learn from and to be judged on; where these are one file, its test problems are not learned."""
+PAIRS = [
+    ("coin_flip", "tracking_shuffled_objects"),
+    ("svamp", "singleeq"),
+    ("commonsenseqa", "strategyqa"),
+    ("last_letters", "coin_flip"),
+    ("svamp", "addsub"),
+    ("gsm8k", "aqua"),
+]
+"""Source and target: one pair for each of the suite's categories, then more."""
+SLOTS: dict[str, dict[str, Any]] = {
+    "sft": {"method": "erm_pooled"},
+    "prada": {"method": "prada"},
+    "prompt_lora": {"method": "prada", "term": {"lam": 0.0}},
+    "dann": {"method": "prada", "term": {"adapt": "lora"}},
+    "p_tuning": {"method": "prada", "term": {"adapt": "prompt", "lam": 0.0}},
+    "prada_prompt": {"method": "prada", "term": {"adapt": "prompt"}},
+    "frozen": {"method": "prada", "term": {"control": "frozen"}},
+    "shuffled": {"method": "prada", "term": {"control": "shuffled"}},
+    "step_by_step": {"method": "label_multitask"},
+}
+READ_BEFORE = ("gsm8k/train", "commonsenseqa/train", "prontoqa_isomers/train")
+"""What the student of the laboratory is trained on before: no set that is a target."""
+READ_STEPS = 500
+LAB_NAME = "lab, Llama of 2 layers and width 128"
+N_TRAIN, N_VALID, N_TEST = 240, 16, 50
+MOST_WORDS = 100
+"""Longer problems, their traces counted in, are left out: the runs are to fit a small machine."""
 
 
 def main() -> None:
-    """Run what is missing, then write the records and the table."""
+    """Run what is missing, then write the records, the tables and the figures."""
     parser = argparse.ArgumentParser(description="PRADA from source to target.")
-    parser.add_argument("--data", type=Path, required=True, help="folder of the real data sets")
+    parser.add_argument("--data", type=Path, help="folder of the real data sets")
+    parser.add_argument("--student", default=LAB, help="lab, or whatever a recipe takes")
+    parser.add_argument("--pairs", type=int, nargs="*", default=[*range(len(PAIRS))], help="numbers in PAIRS")
+    parser.add_argument("--methods", nargs="*", default=[*SLOTS], help="some methods alone")
     parser.add_argument("--seeds", type=int, nargs="*", default=[0, 1, 2], help="of rows, adapters and batches")
+    parser.add_argument("--runs", type=int, default=None, help="run at most so many; 0 only writes the results")
+    parser.add_argument("--out", type=Path, default=Path("runs/prada"), help="folder of the runs")
+    parser.add_argument("--results", type=Path, default=RESULTS, help="folder of the lines and what they give")
     given = parser.parse_args()
+    if given.data is None and given.runs != 0:
+        parser.error("--data names the folder of the data sets; only --runs 0 does without")
     torch.set_num_threads(1)
-    done = {(run["source"], run["target"], run["method"], run["seed"]) for run in read_log(LOG)}
-    start: tuple[LlamaForCausalLM, PreTrainedTokenizerBase] | None = None
-    for pair in PAIRS:
-        for seed in given.seeds:
-            for method in METHODS:
-                if (*pair, method, seed) not in done:
-                    start = start or trained_base(given.data)
-                    append_log(LOG, one_run(start, given.data, pair, method, seed))
-                    report(read_log(LOG))
-    report(read_log(LOG))
+    log = given.results / LOG
+    for source, target, method, seed in islice(missing(given, log), given.runs):
+        append_log(log, one_run(given, source, target, method, seed))
+        report(read_log(log), given.results)
+        print(f"{source} to {target}, {method}, seed {seed}", flush=True)
+    report(read_log(log), given.results)
 
 
-def trained_base(data: Path) -> tuple[LlamaForCausalLM, PreTrainedTokenizerBase]:
-    """A language model of short reasoning in words and numbers, in neither the source's nor the target's rows."""
-    rows = read_rows(data / "gsm8k" / "train.jsonl.gz") + read_rows(data / "strategyqa" / "train.jsonl.gz")
-    random.Random(0).shuffle(rows)
-    tokenizer = make_tiny_student([f"{row.prompt}\n{row.completion}" for row in rows[:2000]], 0).tokenizer
-    torch.manual_seed(0)
-    model = LlamaForCausalLM(
-        LlamaConfig(
-            vocab_size=len(tokenizer), hidden_size=64, intermediate_size=128, num_hidden_layers=2,
-            num_attention_heads=4, num_key_value_heads=4, max_position_embeddings=512, bos_token_id=None,
-            eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id,
-        )
-    )  # fmt: skip
-    encoded = encode_rows(rows[:4000], tokenizer, 200, max_refused=1.0)[0]
-    optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
-    for start in range(0, 300 * 8, 8):
-        batch = collate(encoded[start : start + 8], [NO_DOMAIN], tokenizer.pad_token_id)
+def missing(given: argparse.Namespace, log: Path) -> Iterator[tuple[str, str, str, int]]:
+    """Source, target, method and seed of every run without a line, seeds outermost."""
+    done = {(run["lab"], run["source"], run["target"], run["method"], run["seed"]) for run in read_log(log)}
+    for seed in given.seeds:
+        for pair in (PAIRS[number] for number in given.pairs):
+            for method in given.methods:
+                if (given.student == LAB, *pair, method, seed) not in done:
+                    yield *pair, method, seed
+
+
+def one_run(given: argparse.Namespace, source: str, target: str, method: str, seed: int) -> dict[str, Any]:
+    """Train and answer; the line of the run, and of the untrained student where the method is sft."""
+    folder = given.out / given.student / f"{source}-{target}-{method}-{seed}"
+    recipe = recipe_of(given, source, target, method, seed)
+    start = time.process_time()
+    train_run(recipe, folder)
+    seconds = time.process_time() - start
+    evaluate_run(recipe, folder)
+    results = write_results(recipe, folder)
+    told = Path(recipe.problems).with_name("gold.jsonl")
+    gold = load_rows(told).rows if told.stat().st_size else []  # none of tracking shuffled objects
+    line = {
+        "lab": given.student == LAB, "source": source, "target": target, "method": method, "seed": seed,
+        "student": LAB_NAME if given.student == LAB else results["student"],
+        "steps": results["train"]["steps"], "cpu_seconds": round(seconds, 1), "curve": curve(folder),
+        "loss_target": target_loss(recipe, gold, folder / "student"),
+    } | stage(folder, "after")  # fmt: skip
+    if recipe.evaluate.before:
+        line["before"] = stage(folder, "before") | {"loss_target": target_loss(recipe, gold, None)}
+    for left in ("checkpoints", "student", "representations"):
+        shutil.rmtree(folder / left, ignore_errors=True)
+    return line
+
+
+def recipe_of(given: argparse.Namespace, source: str, target: str, method: str, seed: int) -> Recipe:
+    """The recipe of a run, its rows written; only sft asks the untrained student, too."""
+    data = given.out / "data" / f"{source}-{target}-{seed}"
+    if not (data / "target.jsonl").is_file():
+        write_data(given.data, data, source, target, seed)
+    slots = {name: dict(value) if isinstance(value, dict) else value for name, value in SLOTS[method].items()}
+    steps, rate = (40, 4e-3) if given.student == LAB else (20, 1e-3)
+    train = {"steps": steps, "sets_per_batch": 8, "learning_rate": rate, "save_steps": 1000, "use_cpu": True,
+             "eval_strategy": "steps", "eval_steps": 5, "eval_on_start": True}  # fmt: skip
+    tree = {
+        "student": str(lab_student(given)) if given.student == LAB else given.student, "baseline": None, "seed": seed,
+        "problems": str(data / "problems.jsonl"), "target": str(data / "target.jsonl"), "train": train,
+        "evaluate": {"max_new_tokens": 64, "before": method == "sft"},
+    }  # fmt: skip
+    return parse_recipe(tree | slots)
+
+
+def lab_student(given: argparse.Namespace) -> Path:
+    """The folder of a language model of 2 layers, trained on problems with their rationales, made once."""
+    folder: Path = given.out / "student"
+    if folder.exists():
+        return folder
+    items = [item for name in READ_BEFORE for item in fitting(given.data / f"{name}.jsonl.gz")]
+    random.Random(0).shuffle(items)
+    texts = [f"{problem(item, '')['prompt']}\n{traced(item)}" for item in items]
+    student = make_tiny_student(texts[:2000], 0)
+    optimizer = torch.optim.AdamW(student.model.parameters(), lr=3e-3)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, READ_STEPS)
+    for start in range(0, 16 * READ_STEPS, 16):
+        batch = student.tokenizer([text + student.tokenizer.eos_token for text in texts[start : start + 16]],
+                                  return_tensors="pt", padding=True)  # fmt: skip
         labels = batch["input_ids"].masked_fill(batch["attention_mask"] == 0, -100)
-        model(batch["input_ids"], attention_mask=batch["attention_mask"], labels=labels).loss.backward()
+        student.model(batch["input_ids"], attention_mask=batch["attention_mask"], labels=labels).loss.backward()
         optimizer.step()
         optimizer.zero_grad()
-    return model, tokenizer
+        schedule.step()
+    student.model.save_pretrained(folder)
+    student.tokenizer.save_pretrained(folder)
+    return folder
 
 
-def one_run(start: Any, data: Path, pair: tuple[str, str], method: str, seed: int) -> dict[str, Any]:
-    """Train one method; what is reported of it."""
-    model, tokenizer = start
-    rows = {}
-    for name in pair:
-        every = read_rows(data / "traces" / name / "all.jsonl.gz")
-        fitting = [row for row in every if len(tokenizer(f"{row.prompt}\n{row.completion}")["input_ids"]) < 190]
-        rows[name] = random.Random(f"{name} {seed}").sample(fitting, N_TRAIN + N_TEST)
-    source, target = (rows[name] for name in pair)
-    with TemporaryDirectory() as folder:
-        trainer = DistillTrainer(
-            copy.deepcopy(model),
-            args=DistillConfig(
-                output_dir=folder, method="prada", term=METHODS[method], max_steps=STEPS,
-                sets_per_batch=8, learning_rate=2e-3, save_steps=1000, bf16=False, use_cpu=True, disable_tqdm=True,
-                seed=seed, max_length=200,
-            ),
-            train_dataset=source[:N_TRAIN],
-            processing_class=tokenizer,
-            peft_config=LoraConfig(r=8, lora_alpha=16, target_modules="all-linear", task_type="CAUSAL_LM"),
-            target_dataset=target[:N_TRAIN],
-        )  # fmt: skip
-        trainer.train()
-    judged = [judge(trainer, part[N_TRAIN:], tokenizer) for part in (source, target)]
-    domains = torch.tensor([0] * len(judged[0][1]) + [1] * len(judged[1][1]))
-    return {
-        "source": pair[0], "target": pair[1], "method": method, "seed": seed,
-        "log_likelihood_source": round(judged[0][0], 6), "log_likelihood_target": round(judged[1][0], 6),
-        "probe": round(probe(torch.cat([judged[0][1], judged[1][1]]), domains, seed), 6),
-    }  # fmt: skip
+def write_data(data: Path, folder: Path, source: str, target: str, seed: int) -> None:
+    """Traces of the source and test problems of both in one file, training questions of the target in another.
+
+    The test problems are the same for every seed.
+    """
+    learned = {}
+    rows: list[dict[str, Any]] = []
+    for name, split in ((source, "id"), (target, "ood")):
+        many, tested = (fitting(data / f"{file}.jsonl.gz") for file in SETS[name])
+        picked = sorted(tested, key=lambda item: hashlib.sha256(item["id"].encode()).digest())[:N_TEST]
+        rows += [problem(item, name) | {"split": split} for item in picked]
+        asked = {item["question"] for item in picked}
+        learned[name] = [item for item in many if item["question"] not in asked]
+    rng = random.Random(f"{source} {target} {seed}")
+    usable = [item for item in learned[source] if item["rationale"] and (item["meta"] or {}).get("correct", True)]
+    for i, item in enumerate(rng.sample(usable, min(len(usable), N_TRAIN + N_VALID))):
+        split = "valid" if i < N_VALID else "train"
+        rows.append(problem(item, source) | {"completion": traced(item), "split": split})
+    known = known_traces(data)
+    told = [(item, item["rationale"] or known.get(letters(item["question"]))) for item in picked]
+    gold = [problem(item, target) | {"completion": traced(item | {"rationale": text})} for item, text in told if text]
+    write_lines(folder / "gold.jsonl", [json.dumps(row) for row in gold])
+    questions = rng.sample(learned[target], min(len(learned[target]), N_TRAIN))
+    write_lines(folder / "problems.jsonl", [json.dumps(row) for row in rows])
+    write_lines(folder / "target.jsonl", [json.dumps(problem(item, target)) for item in questions])
 
 
 @torch.no_grad()
-def judge(trainer: DistillTrainer, rows: list[Row], tokenizer: PreTrainedTokenizerBase) -> tuple[float, Tensor]:
-    """Mean log-likelihood of a token of the trace and its answer, and q (N, d), the mean state over each question."""
-    encoded: list[Encoded] = trainer.term.prompted(encode_rows(rows, tokenizer, 200)[0])
-    trainer.model.eval()
-    student, n_vocab = Student(trainer.model, torch.float32), len(tokenizer)
-    total, n, features = 0.0, 0, []
-    for start in range(0, len(encoded), 16):
-        batch = collate(encoded[start : start + 16], [NO_DOMAIN], tokenizer.pad_token_id)
-        tokens, positions = trained_tokens(batch)
-        out = student(batch, positions)
-        total -= float(F.cross_entropy(out.head(out.hidden), tokens.targets, reduction="sum"))
-        n += len(positions)
-        asked = batch["attention_mask"].bool() & (batch["labels"] == -100) & (batch["input_ids"] < n_vocab)
-        flat = asked.flatten().nonzero().squeeze(1)
-        rows_of = flat // asked.shape[1]
-        sums = torch.zeros(len(asked), out.hidden.shape[1]).index_add_(0, rows_of, student(batch, flat).hidden)
-        features.append(sums / asked.sum(1, keepdim=True))
-    return total / n, torch.cat(features)
+def target_loss(recipe: Recipe, rows: list[Row], trained: Path | None) -> float | None:
+    """Mean cross-entropy of a token of the target's gold traces under a student, or the untrained one."""
+    if not rows:
+        return None
+    student = load_student(recipe.student)
+    model, before = student.model, list[int]()
+    if trained is not None:
+        model = merged_copy(PeftModel.from_pretrained(model, trained), torch.float32)
+        before = with_prompt(model, trained / PROMPT) if (trained / PROMPT).exists() else []
+    total, n = 0.0, 0
+    for row in rows:
+        encoded = encode_row(row, student.tokenizer, max_length=512)
+        logits = model.eval()(torch.tensor([before + encoded.input_ids])).logits[0, len(before) : -1]
+        labels = torch.tensor(encoded.labels[1:])
+        total += float(F.cross_entropy(logits, labels, reduction="sum"))
+        n += int((labels != IGNORE_INDEX).sum())
+    return round(total / n, 6)
 
 
-def probe(q: Tensor, domains: Tensor, seed: int) -> float:
-    """Accuracy of a fresh logistic regression on q, by five-fold cross-validation."""
-    from sklearn.linear_model import LogisticRegression
-    from sklearn.model_selection import StratifiedKFold, cross_val_score
-    from sklearn.pipeline import make_pipeline
-    from sklearn.preprocessing import StandardScaler
-
-    model = make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000))
-    folds = StratifiedKFold(5, shuffle=True, random_state=seed)
-    return float(cross_val_score(model, q.numpy(), domains.numpy(), cv=folds).mean())
-
-
-def read_rows(path: Path) -> list[Row]:
-    """Questions with rationales that end in the gold answer; of traces, the correct ones alone."""
-    rows = []
+def fitting(path: Path) -> list[dict[str, Any]]:
+    """The short items of a file."""
     with gzip.open(path, "rt", encoding="utf-8") as file:
-        for item in map(json.loads, file):
-            if item["rationale"] and (item["meta"] or {}).get("correct") in (True, None):
-                options = [f"{chr(ord('A') + i)}) {text}" for i, text in enumerate(item["choices"] or [])]
-                prompt = "\n".join([item["question"], *options])
-                completion = f"{item['rationale'].strip()} The answer is {item['answer']}."
-                rows.append(Row(id=item["id"], prompt=prompt, completion=completion))
-    return rows
+        items = [json.loads(line) for line in file]
+    return [item for item in items if words(item) <= MOST_WORDS]
 
 
-def report(runs: list[dict[str, Any]]) -> None:
-    """``prada.json`` and the table of the page."""
-    records, lines = [], []
-    for pair in PAIRS:
-        found = {(r["method"], r["seed"]): r for r in runs if (r["source"], r["target"]) == pair}
-        for method in [m for m in METHODS if any(m == name for name, _ in found)]:
-            seeds = sorted(seed for name, seed in found if name == method)
-            cells = []
-            for metric in ("log_likelihood_target", "log_likelihood_source", "probe"):
-                values = [found[method, seed][metric] for seed in seeds]
-                mean, sd = mean_sd(values)
-                both = [seed for seed in seeds if ("sft", seed) in found]
-                apart = [found[method, seed][metric] - found["sft", seed][metric] for seed in both]
-                difference = paired_interval(apart) if method != "sft" and len(both) > 1 else None
-                record = {
-                    "setting": f"{pair[0]} to {pair[1]}", "student": "lab, Llama of 2 layers", "method": method,
-                    "metric": metric, "mean": round(mean, 6), "sd": round(sd, 6) if len(values) > 1 else None,
-                    "seeds": values, "diff_to": {} if difference is None else {"sft": difference}, "command": COMMAND,
-                }  # fmt: skip
-                records.append(record)
-                against = "" if difference is None else " ({:+.3f}, {:+.3f} to {:+.3f})".format(*difference)
-                cells.append(f"{mean:.3f}{against}")
-            lines.append(f"| {pair[0]} | {pair[1]} | {method} | {len(seeds)} | {' | '.join(cells)} |")
-    write_lines(RESULTS / "prada.json", [json.dumps(records, indent=1, allow_nan=False)])
-    head = "| source | target | method | seeds | target, log-likelihood | source, log-likelihood | domain probe |"
-    text = "\n".join([head, "| --- | --- | --- | ---: | ---: | ---: | ---: |", *lines])
-    write_between_marks(RESULTS / "prada.md", BEGIN, END, text)
+def words(item: dict[str, Any]) -> int:
+    """Of question, choices and rationale."""
+    return len(" ".join([item["question"], *(item["choices"] or []), item["rationale"] or ""]).split())
+
+
+def known_traces(data: Path) -> dict[str, str]:
+    """Question -> correct trace of GPT-3.5, for the sets of arithmetic that have none of their own."""
+    found = fitting(data / "traces" / "gpt35_arithmetic" / "all.jsonl.gz")
+    return {letters(item["question"]): item["rationale"] for item in found if item["meta"]["correct"]}
+
+
+def letters(text: str) -> str:
+    """A question without spacing and punctuation."""
+    return "".join(character for character in text.casefold() if character.isalnum())
+
+
+def traced(item: dict[str, Any]) -> str:
+    """The rationale and the answer."""
+    return f"{item['rationale'].strip()} The answer is {item['answer']}."
+
+
+def problem(item: dict[str, Any], domain: str) -> dict[str, Any]:
+    """A row without a trace."""
+    options = [f"{chr(ord('A') + i)}) {text}" for i, text in enumerate(item["choices"] or [])]
+    row = {
+        "id": item["id"], "prompt": "\n".join([item["question"], *options]), "answer": item["answer"],
+        "answer_type": item["answer_type"], "choices": item["choices"], "domain": domain,
+    }  # fmt: skip
+    return {key: value for key, value in row.items() if value is not None}
+
+
+def curve(folder: Path) -> list[list[float]]:
+    """Step and loss on held-out traces of the source."""
+    lines = (json.loads(line) for line in (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines())
+    return [[line["step"], round(line["eval_loss"], 6)] for line in lines if "eval_loss" in line]
+
+
+def stage(folder: Path, name: str) -> dict[str, Any]:
+    """Verdicts on the test problems of source and target, the fresh probe, and the map of the features."""
+    records = [r for r in PredictionLog(folder / "predictions.jsonl").read() if r.stage == name]
+    domains = json.loads((folder / "domains" / f"{name}.json").read_text(encoding="utf-8"))
+    verdicts: dict[str, dict[str, str]] = {"id": {}, "ood": {}}
+    for record in records:
+        verdicts[record.split][record.item_id] = record.outcome
+    return {"outcomes": verdicts, "probe": domains["probe"], "points": domains["points"]}
 
 
 if __name__ == "__main__":

@@ -229,7 +229,14 @@ def isomers_make(
 @isomers.command("check")
 def isomers_check(
     file: Annotated[Path, typer.Argument(help="Rows with set_id and domain.")],
-    keep: Annotated[Path | None, typer.Option(help="Write the rows of accepted sets here.")] = None,
+    keep: Annotated[
+        Path | None, typer.Option(help="Write the rows of accepted sets here; with --audit, see the page on isomers.")
+    ] = None,
+    audit: Annotated[
+        Path | None, typer.Option(help="Folder: look for members unlike their set with a contrastive head, too.")
+    ] = None,
+    model: EncoderOption = None,
+    flag: Annotated[float, typer.Option(help="Share of the members that --audit flags.")] = 0.1,
 ) -> None:
     """Read structure and answer back out of every text and say which sets really are sets."""
     from isodistill.data.load import load_rows, write_rows
@@ -244,10 +251,19 @@ def isomers_check(
         typer.echo(f"  {reason}: {rejection.count} sets, such as {rejection.example}")
     if verdict.n_without_set:
         typer.echo(f"  {verdict.n_without_set} rows have no set_id and were not judged")
+    accepted = set(verdict.accepted)
+    kept = [row for row in rows if row.set_id in accepted]
+    if audit is not None:
+        from isodistill.pipeline import audit_sets
+
+        found = audit_sets(rows, verdict, model, audit, flag)
+        typer.echo(f"{found.n_members} members compared with their sets, {len(found.flagged)} flagged: {found.file}")
+        for row in found.flagged[:5]:
+            typer.echo(f"  {row.id} ({row.domain}) is unlike the others of set {row.set_id}")
+        kept = found.kept
     if keep is not None:
-        accepted = set(verdict.accepted)
-        write_rows(keep, [row for row in rows if row.set_id in accepted])
-        typer.echo(f"accepted sets: {keep}")
+        write_rows(keep, kept)
+        typer.echo(f"{'accepted sets' if audit is None else 'rows to keep'}: {keep}")
 
 
 @isomers.command("rewrite")

@@ -195,7 +195,7 @@ class Recipe:
         guard: slot: what protects the skills of earlier stages; null is none.
         stages: distillations in sequence on one student, each a ``name`` and the keys in which it differs from the
             recipe; null is one distillation.
-        rewrite: settings of ``pipeline.rewrite.Rewrite``, for `isodistill isomers rewrite` alone.
+        rewrite: settings of ``isomers.rewrite.settings.Rewrite``, for `isodistill isomers rewrite` alone.
         teach: settings of ``teachers.settings.Teach``; null learns from the completions of the problems.
         lora: arguments of ``peft.LoraConfig``.
         train: arguments of ``DistillConfig`` (transformers.TrainingArguments names); ``steps`` is ``max_steps``, and

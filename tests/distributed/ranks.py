@@ -59,7 +59,18 @@ class Group:
     number: int = 0
 
     def __post_init__(self) -> None:
-        launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={self.processes}"]
+        several = ["--multi_gpu"] if self.processes > 1 else ["--cpu"]
+        launcher = [
+            *(
+                sys.executable,
+                "-m",
+                "accelerate.commands.launch",
+                *several,
+                "--num_machines=1",
+                "--main_process_port=0",
+            ),
+            *(f"--num_processes={self.processes}", "--mixed_precision=no", "--dynamo_backend=no"),
+        ]
         self.log = (self.jobs / "log").open("w")
         self.running = subprocess.Popen(
             [*launcher, str(WORKER), str(self.jobs)],

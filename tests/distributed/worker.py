@@ -25,7 +25,7 @@ def main(jobs: Path) -> None:
     Every process tells of the end of a job in ``NUMBER-RANK``: nothing, or what went wrong. After an error it ends,
     because the others of its group may wait for it forever.
     """
-    number, rank = 0, int(os.environ["RANK"])
+    number, rank = 0, int(os.environ.get("RANK", "0"))
     while settings := _wait_for(jobs / str(number)):
         told = ""
         try:

@@ -63,7 +63,8 @@ def in_small(command: str) -> str:
     command = command.replace("studies/drift.py", "studies/drift.py --runs 0")  # writes the tables from the records
     command = command.replace("studies/drift_stages.py", "studies/drift_stages.py --runs 0")
     command = command.replace("studies/flexkd.py", "studies/flexkd.py --seeds")  # none: the tables from the records
-    command = command.replace("studies/prada.py", "studies/prada.py --seeds")
+    command = command.replace("studies/prada.py", "studies/prada.py --runs 0")
+    command = command.replace("flexkd_classifier.py", "flexkd_classifier.py --steps 2")
     command = command.replace("studies/ecif.py", "studies/ecif.py --runs 0")
     command = command.replace("studies/vcrd.py", "studies/vcrd.py --runs 0")
     command = command.replace("studies/four_benchmarks.py", "studies/four_benchmarks.py --runs 0")

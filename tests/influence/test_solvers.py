@@ -136,6 +136,25 @@ def test_fitted_factors_serve_many_gradients(influence: Influence) -> None:
         assert torch.equal(influence.inverse_product(g, "ekfac", n_draws=4, seed=2).q, once)
 
 
+def test_factors_as_a_preconditioner_save_steps_and_change_no_solution() -> None:
+    scales = torch.logspace(0, 6, 40, dtype=torch.float64)
+    g = torch.ones(40, dtype=torch.float64)
+    plain = solve(lambda x: scales * x, g, "cg", tol=1e-8, max_steps=1000)
+    helped = solve(lambda x: scales * x, g, "cg", tol=1e-8, max_steps=1000, precondition=lambda x: x / scales.sqrt())
+    assert torch.allclose(plain.q, 1 / scales)
+    assert torch.allclose(helped.q, 1 / scales)
+    assert helped.steps < plain.steps / 2
+    with pytest.raises(ValueError, match="Only cg and ggn_cg"):
+        solve(lambda x: scales * x, g, "exact", precondition=lambda x: x)
+
+
+def test_an_influence_hands_its_factors_to_cg(influence: Influence) -> None:
+    g, factors = direction(influence), influence.factors("ekfac")
+    plain, helped = (influence.inverse_product(g, precondition=p, damping=0.1, tol=1e-9) for p in (None, factors))
+    assert torch.allclose(plain.q, helped.q, atol=1e-6)
+    assert helped.steps != plain.steps
+
+
 def test_what_cannot_be_solved_is_refused_or_reported() -> None:
     g = torch.ones(3, dtype=torch.float64)
     with pytest.raises(ValueError, match="not positive definite"):

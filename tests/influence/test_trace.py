@@ -8,7 +8,7 @@ from torch.nn import functional as F
 
 from isodistill.influence import Fit, fit_heads, removal_curve, retrieve, trace_back
 
-HOW = Fit(width=6, epochs=15, batch_size=20, recorded=1, lr=3e-2, delta=1.0)
+HOW = Fit(epochs=15, batch_size=20, recorded=1, lr=3e-2, temperature=0.3, delta=1.0)
 
 
 def pairs(n: int, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -36,7 +36,7 @@ def test_a_planted_cause_leads_the_trace_and_leaving_it_out_lowers_the_loss() ->
 def test_a_trace_is_the_change_of_this_queries_own_terms_pair_by_pair() -> None:
     a, b = pairs(10, seed=3)
     query = pairs(4, seed=4)
-    influence = fit_heads(a, b, Fit(width=3, epochs=3, batch_size=5, recorded=2, delta=1.0))
+    influence = fit_heads(a, b, Fit(width=3, epochs=3, batch_size=5, lr=1e-2, temperature=0.3, delta=1.0, recorded=2))
 
     def own(theta: torch.Tensor) -> torch.Tensor:
         S = influence.logits(theta, *query)

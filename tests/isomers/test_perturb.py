@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 
@@ -47,6 +48,24 @@ def test_a_whole_or_positive_result_stays_so() -> None:
     assert left.fill({"a0": Fraction(4), "a1": Fraction(4)}) is None
 
 
+def test_members_of_a_set_are_drawn_together_where_they_work_out_the_same() -> None:
+    trace = "14 x 3 = 42. 42 - 5 = 37. The answer is 37."
+    law = replace(row("A clerk binds 14 files of 3 briefs and loses 5.", trace, "37"), id="law", set_id="s")
+    sea = replace(row("A ship has 14 decks with 3 men each, and 5 leave.", trace, "37"), id="sea", set_id="s")
+    other = replace(row("He has 5 and buys 14 bags of 3.", "14 x 3 = 42. 42 - 5 = 37.", "37"), id="other", set_id="s")
+    made = perturb_rows([law, sea], n=3, seed=0)
+    assert [new.id for new in made.rows] == [f"{name}/draw-{k}" for name in ("law", "sea") for k in range(3)]
+    for k in range(3):
+        one, two = made.rows[k], made.rows[k + 3]
+        assert one.set_id == two.set_id == f"s/draw-{k}"
+        assert one.structure_id == two.structure_id == "s"
+        assert NUMBER.findall(str(one.prompt)) == NUMBER.findall(str(two.prompt))
+        assert one.answer == two.answer
+    assert len({new.set_id for new in made.rows}) == 3
+    apart = perturb_rows([law, other], n=3, seed=0)
+    assert ({new.set_id for new in apart.rows}, {new.structure_id for new in apart.rows}) == ({None}, {"s"})
+
+
 def test_draws_are_new_correct_and_repeatable() -> None:
     made = perturb_rows([APPLES], n=20, seed=1)
     assert (made.n_templates, len(made.rows), made.refused) == (1, 20, [])
@@ -56,6 +75,7 @@ def test_draws_are_new_correct_and_repeatable() -> None:
         assert Fraction(str(new.answer)) == Fraction(bags * each - eaten, 2)
         assert verify(str(new.completion), str(new.answer), "number") == "correct"
         assert (new.set_id, new.structure_id, new.domain, new.valid) == (None, "p", "shop", True)
+    assert {new.structure_id for new in perturb_rows([replace(APPLES, set_id="s")], n=2, seed=1).rows} == {"s"}
     assert perturb_rows([APPLES], n=20, seed=1) == made
     assert perturb_rows([APPLES], n=20, seed=2) != made
 

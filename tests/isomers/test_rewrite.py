@@ -180,7 +180,11 @@ def test_refusals_for_good_and_cut_texts_are_counted(tmp_path: Path) -> None:
     def refuses(messages: Messages) -> str:
         raise TeacherError("this model does not answer that", retry=False)
 
-    assert run(tmp_path / "a", Fake(refuses), Fake(reads())).rejected["q"].reason == "no text"
+    for name, teachers in (("a", (Fake(refuses), Fake(reads()))), ("c", (Fake(writes(law=LAW)), Fake(refuses)))):
+        made = run(tmp_path / name, *teachers)
+        assert (made.rejected["q"].reason, made.rejected["q"].round) == ("no answer", 0)
+        assert "does not answer that" in made.rejected["q"].detail
+        assert [each.set_id for each in made.unanswered] == ["q"]
     cut = Fake(writes(law=LAW, sailing=SEA), finish="length")
     assert run(tmp_path / "b", cut, Fake(reads())).rejected["q"].reason == "no text"
 

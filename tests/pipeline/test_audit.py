@@ -18,7 +18,7 @@ from isodistill.influence import Fit
 from isodistill.pipeline import audit_pairs
 
 N, N_SWAPPED = 150, 15
-SMALL = Fit(width=32, epochs=20, batch_size=75, recorded=1, probes=8)
+SMALL = Fit(epochs=20, batch_size=75, lr=1e-2, temperature=0.3, delta=5.0, recorded=1, probes=8)
 
 
 def written(path: Path, rows: list[dict]) -> Path:
@@ -66,7 +66,7 @@ def test_planted_pairs_are_found_better_than_chance(done):
     wrong = {row["id"] for row in rows if row.get("planted")}
     assert summary["planted"]["n_planted"] == N_SWAPPED
     assert summary["planted"]["n_known"] == N  # the repeated pair does not say
-    for name, sign in (("score", 1), ("influence", 1), ("similarity", 1), ("loss", -1)):
+    for name, sign in (("score", 1), ("relative", 1), ("similarity", 1), ("loss", -1)):
         measured = auroc([pair for pair in ranked if pair["id"] != "again"], wrong, name, sign)
         assert summary["planted"][name]["auroc"] == pytest.approx(measured)
         assert measured > 0.7, name
@@ -99,7 +99,7 @@ def test_duplicates_and_long_texts_are_counted(done):
     folder, _, summary = done
     assert (summary["n_duplicates"], summary["duplicates"]) == (1, [["1-30", "again"]])
     assert (summary["n_longer"], summary["context"], summary["n_unread"]) == (1, 12, 0)
-    assert summary["n_harmful"] == sum(pair["influence"] < 0 for pair in lines(folder / "audit-pairs.jsonl"))
+    assert summary["n_harmful"] == sum(pair["score"] < 0 for pair in lines(folder / "audit-pairs.jsonl"))
 
 
 def test_the_curve_starts_at_the_whole_and_every_ranking_is_judged(done):
@@ -119,7 +119,7 @@ def test_a_mistake_is_traced_to_the_pairs_without_which_its_loss_falls(done):
     assert explained["chosen"] != explained["query"]["b"]
     behind = explained["behind"]
     assert all(pair["influence"] < 0 for pair in behind)
-    assert [pair["score"] for pair in behind] == sorted(pair["score"] for pair in behind)
+    assert [pair["relative"] for pair in behind] == sorted(pair["relative"] for pair in behind)
     assert explained["without"]["loss"] < explained["loss"]
 
 

@@ -7,16 +7,20 @@ from itertools import product
 from pathlib import Path
 
 import pytest
+import torch
 from PIL import Image
 from typer.testing import CliRunner
 
 from isodistill.cli import app
-from isodistill.influence import Fit
+from isodistill.errors import UserError
+from isodistill.influence import Fit, Influence
+from isodistill.models.image_encoder import load_image_encoder
+from isodistill.models.text_encoder import load_text_encoder
 from isodistill.pipeline import audit_pairs
 
 COLOURS = {"red": (220, 20, 20), "green": (20, 200, 20), "blue": (20, 20, 220)}
 PAIRS = list(product(COLOURS, COLOURS))
-SMALL = Fit(width=24, epochs=15, batch_size=9, recorded=1, probes=8, lr=3e-2, delta=1.0)
+SMALL = Fit(epochs=15, batch_size=21, lr=3e-2, temperature=0.3, delta=1.0, recorded=1, probes=8)
 N, N_SWAPPED = 63, 7
 
 
@@ -73,7 +77,7 @@ def test_swapped_captions_are_found_better_than_chance(done):
     found = done[2]["planted"]
     print(found)
     assert found["n_planted"] == N_SWAPPED
-    assert found["score"]["auroc"] > 0.7
+    assert found["score"]["auroc"] > 0.65
     assert found["similarity"]["auroc"] > 0.7
 
 
@@ -116,3 +120,21 @@ def test_nothing_that_decodes_is_an_error_that_names_the_first(tiny_clip, tmp_pa
     assert result.exit_code == 2
     assert "None of the 3 pairs could be read" in result.output
     assert "line 1, column image" in result.output
+    with pytest.raises(UserError, match="is a CLIP"):
+        load_text_encoder(str(tiny_clip))
+
+
+def test_loaded_encoders_are_scored_in_parameters_of_their_own(tiny_clip, tiny_text_encoder):
+    clip, bert = load_image_encoder(str(tiny_clip)), load_text_encoder(str(tiny_text_encoder))
+    captions = [f"{top} top and {bottom} bottom" for top, bottom in PAIRS[:4]]
+    pixels = clip.pixels([image_of(*colours, 0) for colours in PAIRS[:4]])
+    texts = ["left1 left2", "left3", "left4 left5", "left6"], ["right1", "right3 right4", "right5", "right6"]
+    how = {"delta": 1.0, "segments": [torch.arange(4)]}
+    for influence in (
+        Influence(clip, ["*v_proj*", "model.logit_scale"], pixels, captions, temperature="model.logit_scale", **how),
+        Influence(bert, ["*attention.self.query*"], *texts, temperature=0.3, **how),
+    ):
+        q = influence.theta / influence.theta.norm()
+        loop = torch.stack([influence.removal_gradient(torch.arange(4) == n) @ q for n in range(4)])
+        assert loop.abs().max() > 1e-3
+        assert torch.allclose(influence.score_all(q).float(), loop, rtol=1e-3, atol=1e-4)

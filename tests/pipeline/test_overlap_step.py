@@ -68,3 +68,11 @@ def test_nothing_left_is_an_error(tmp_path: Path, data: Path) -> None:
 def test_too_short_runs_are_refused() -> None:
     with pytest.raises(UserError, match=r"overlap\.n is 3"):
         recipe_of(overlap={"n": 3})
+
+
+def test_without_an_evaluation_set_nothing_is_compared(
+    tmp_path: Path, data: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    found, _ = problems(tmp_path, data)
+    assert found["sets"] == {}
+    assert "20 training rows: there is no evaluation set to compare them with" in capsys.readouterr().out

@@ -10,6 +10,7 @@ import pytest
 
 from isodistill.cli import main
 from isodistill.data.load import load_rows
+from isodistill.errors import TeacherError
 from isodistill.pipeline import rewrite as rewrite_module
 from isodistill.teachers.base import Answer, Messages, Sampling
 
@@ -82,6 +83,29 @@ def test_rewriting_writes_sets_refusals_and_a_page(folder: Path, capsys: pytest.
     assert call("isomers", "rewrite", "r.yaml", "--out", "out") == 0
     assert Knowing.asked == asked
     assert (folder / "out" / "report.html").read_text(encoding="utf-8") == page
+
+
+def test_a_teacher_that_gives_no_answer_stops_the_run_and_leaves_the_files(
+    folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert call("isomers", "rewrite", "r.yaml", "--out", "out") == 0
+    before = {name: (folder / "out" / name).read_bytes() for name in ("rows.jsonl", "report.html")}
+
+    class Overflowing(Knowing):
+        def answer(self, messages: Messages, sampling: Sampling) -> Answer:
+            raise TeacherError("status 400: context overflow", retry=False)
+
+    monkeypatch.setattr(rewrite_module, "make_teacher", lambda settings, recipe: Overflowing())
+    assert call("isomers", "rewrite", "r.yaml", "--out", "out", "--set", "rewrite.seed=1") == 2
+    assert "no answer from the teacher: status 400: context overflow" in capsys.readouterr().err
+    assert len((folder / "out" / "refused.jsonl").read_text().splitlines()) == 2
+    assert {name: (folder / "out" / name).read_bytes() for name in before} == before
+
+
+@pytest.mark.parametrize("setting", ["max_tokens=0", "temperature=-1", "near_copy=7", "temperature=.nan"])
+def test_settings_out_of_range_are_told(folder: Path, setting: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert call("isomers", "rewrite", "r.yaml", "--out", "out", "--set", f"rewrite.{setting}") == 2
+    assert f"rewrite.{setting.partition('=')[0]} is" in capsys.readouterr().err
 
 
 def test_a_recipe_without_the_group_is_told(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

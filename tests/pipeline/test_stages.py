@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -168,6 +169,13 @@ def test_the_page_shows_the_matrix_and_the_drift(finished_stages: Path, tmp_path
     page = (finished_stages / "report.html").read_text()
     for words in ("3 stages under the guard l2", "Who knows what, when", "What drifted", "ACC", "BWT", "2-inclusion"):
         assert words in page
+    for name in NAMES:
+        assert f"<title>Drift in stage {name}</title>" in page
+    (heat,) = re.findall(r"<svg[^>]*><title>Accuracy in %: [^<]*\(ID\).*?</svg>", page, re.DOTALL)[:1]
+    told = json.loads((finished_stages / "stages.json").read_text())["splits"]["id"]
+    expected = [f"{100 * value:.0f}" for row in [told["b"], *told["R"]] for value in row]
+    shown = [text for text in re.findall(r">([^<>]+)</text>", heat) if re.fullmatch(r"[0-9]+", text.strip())]
+    assert sorted(shown[: len(expected)]) == sorted(expected)
     assert "http://" not in page.replace("http://www.w3.org", "")
     again = report_runs(finished_stages, None, tmp_path / "again.html", COMMAND)
     assert again.read_bytes() == (finished_stages / "report.html").read_bytes()

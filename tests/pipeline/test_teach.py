@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
+import math
 import re
 import sys
 from collections.abc import Callable, Iterator
@@ -37,7 +39,7 @@ class Adder(BaseHTTPRequestHandler):
         text = f"{a} + {b} = {a + b}.{self.aside.get(a, '')} The answer is {a + b + slip}."
         choices = [{"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": text}}]
         usage = {"prompt_tokens": 20, "completion_tokens": 10}
-        status = 400 if a == 999 else 200
+        status = {999: 400, 998: 500}.get(a, 200)
         content = json.dumps({"choices": choices, "usage": usage, "error": {"message": "context overflow"}}).encode()
         self.send_response(status)
         self.send_header("Content-Type", "application/json")
@@ -211,6 +213,128 @@ def test_refusals_are_counted_and_listed(write: Any, teach: Any, tmp_path: Path)
     assert "context overflow" in refused["reason"]
 
 
+def test_a_finished_teaching_can_be_redone_with_other_settings(write: Any, teach: Any, tmp_path: Path) -> None:
+    rows = sums(40)
+    for row in rows[:46:2]:
+        row["prompt"] = f"In law, add 999 and {row['answer']}."
+    for row in rows[1:80:20]:
+        row["prompt"] = f"In medicine, add 998 and {row['answer']}."
+    options = ["--set", "split.valid=0", "--set", "split.test=0.1", "--set", "max_refused=0.5"]
+    options += ["--set", "teach.teachers.a.tries=1"]
+    assert teach(write(rows), *options)[0] == 0
+    first = (tmp_path / "run/taught/train.jsonl").read_bytes()
+    for keep in ("all", "correct"):
+        code, printed = teach(write(rows), *options, "--set", f"teach.keep={keep}")
+        assert code == 0, printed
+    assert (tmp_path / "run/taught/train.jsonl").read_bytes() == first
+
+
+def test_what_was_taught_stays_until_the_new_rows_are_there(write: Any, teach: Any, tmp_path: Path) -> None:
+    run, options = tmp_path / "run", ["--set", "split.valid=0", "--set", "split.test=0.1"]
+    assert teach(write(), *options)[0] == 0
+    first = {path.name: path.read_bytes() for path in (run / "taught").iterdir()}
+    assert teach(write(max_tokens=7), *options)[0] == 2  # the store of another recipe
+    address = yaml.safe_load(write().read_text())["teach"]["teachers"]["a"]["base_url"]
+    rows = [row | {"answer": "1"} for row in sums(12)]
+    code, printed = teach(write(rows), *options)
+    assert (code, "See refused/taught/verdicts.jsonl" in printed, "0 of 22 traces correct" in printed) == (
+        2,
+        True,
+        True,
+    )
+    assert {path.name: path.read_bytes() for path in (run / "taught").iterdir()} == first
+    assert json.loads((run / "refused/taught/teach.json").read_text())["all"]["verdicts"] == {"wrong": 22}
+    asked = len(Adder.asked)
+    teachers = {"a": {"model": "adder", "base_url": address}, "b": {"model": "wrong-4", "base_url": address}}
+    code, printed = teach(write(teachers=teachers), *options)  # one more teacher: the first is not asked again
+    assert code == 0, printed
+    assert {request["model"] for request in Adder.asked[asked:]} == {"wrong-4"}
+    assert not (run / "refused/taught").exists()
+
+
+def test_other_traces_on_disk_are_other_answers(write: Any, teach: Any, tmp_path: Path) -> None:
+    options = ["--set", "split.valid=0", "--set", "split.test=0.1"]
+
+    def taught(folder: str, said: str, **settings: Any) -> set[str]:
+        path = tmp_path / folder / "all.jsonl"
+        path.parent.mkdir(exist_ok=True)
+        rows = [row | {"completion": f"{said} {row['completion']}", "other": row["completion"]} for row in sums(12)]
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        code, printed = teach(write(teachers={"a": {"kind": "replay", "files": str(path), **settings}}), *options)
+        assert code == 0, printed
+        return {row["completion"].split()[0] for row in lines(tmp_path / "run/taught/train.jsonl")}
+
+    assert taught("one", "First.") == {"First."}
+    assert taught("two", "Second.") == {"Second."}  # another folder, the same name
+    assert taught("two", "Third.") == {"Third."}  # the same file, edited
+    assert "Third." not in taught("two", "Third.", columns={"completion": "other"})
+    assert taught("one", "First.") == {"First."}
+
+
+def test_a_dry_run_reads_a_store_that_another_process_is_writing(write: Any, teach: Any, tmp_path: Path) -> None:
+    recipe = write(n=3, temperature=1.0)
+    assert teach(recipe)[0] == 0
+    with (tmp_path / "run/traces.jsonl").open("r+b") as store:
+        fcntl.flock(store, fcntl.LOCK_EX)
+        store.seek(0, 2)
+        store.write(b'{"key": "half')
+        store.flush()
+        code, printed = teach(recipe, "--dry-run")
+        assert (code, " 0 to ask" in printed) == (0, True)
+        assert teach(recipe, "--set", "teach.keep=all")[0] == 2  # but two cannot write
+
+
+def test_a_dry_run_counts_the_prompt_for_every_text_of_a_server(write: Any, teach: Any) -> None:
+    def read(**settings: Any) -> int:
+        printed = teach(write(temperature=1.0, **settings), "--dry-run")[1]
+        return int(re.search(r"about (\d+) tokens of prompts", printed)[1])  # type: ignore[index]
+
+    assert read(n=3) == 3 * read(n=1)
+
+
+def test_two_servers_with_one_model_have_names(write: Any, teach: Any, tmp_path: Path) -> None:
+    address = yaml.safe_load(write().read_text())["teach"]["teachers"]["a"]["base_url"]
+    teachers = {name: {"model": "adder", "base_url": address} for name in "ab"}
+    code, printed = teach(write(teachers=teachers))
+    assert (code, "Give one of them a name" in printed) == (2, True)
+    teachers["b"]["name"] = "other"
+    assert teach(write(teachers=teachers))[0] == 0
+    numbers = json.loads((tmp_path / "run/taught/teach.json").read_text())
+    assert set(numbers["by_teacher"]) == {"server:adder", "server:other"}
+
+
+def test_a_route_that_nothing_takes_is_refused(write: Any, teach: Any) -> None:
+    code, printed = teach(write(by="domain", route={"law": "a", "medicine": "a", "lore": "a"}))
+    assert (code, "teach.route names 'lore', but no row has this domain" in printed) == (2, True)
+    code, printed = teach(write(route={"law": "a"}))
+    assert (code, "name the column in teach.by" in printed) == (2, True)
+
+
+def test_log_probs_are_asked_for_where_the_recipe_says_so(write: Any, teach: Any) -> None:
+    code, printed = teach(write(logprobs=2))
+    assert (code, "log-probs were asked for, and the server gave none" in printed) == (2, True)
+    assert {request["top_logprobs"] for request in Adder.asked} == {2}
+
+
+def test_characters_that_are_no_unicode_are_counted(
+    write: Any, teach: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Adder, "aside", {4: " \ud800"})
+    code, printed = teach(write(), "--set", "split.valid=0", "--set", "split.test=0.1", "--set", "split.seed_data=1")
+    assert (code, "2 traces have characters that are no Unicode" in printed) == (0, True)
+    assert any("\ufffd" in row["completion"] for row in lines(tmp_path / "run/taught/train.jsonl"))
+
+
+def test_an_example_without_a_solution_is_refused(write: Any, teach: Any, tmp_path: Path) -> None:
+    shown = tmp_path / "shown.jsonl"
+    shown.write_text(
+        json.dumps({"id": "bare", "prompt": "Add 1 and 1.", "answer": "2", "answer_type": "number"}) + "\n"
+    )
+    code, printed = teach(write(prompt="few_shot", examples=str(shown)))
+    assert (code, "row bare of" in printed, "has no completion" in printed) == (2, True, True)
+    assert Adder.asked == []
+
+
 def test_no_trace_to_learn_from_is_an_error_that_says_why(write: Any, teach: Any) -> None:
     rows = [row | {"answer": "no", "answer_type": "yesno"} for row in sums(12)]
     code, printed = teach(write(rows))
@@ -225,14 +349,20 @@ def test_no_trace_to_learn_from_is_an_error_that_says_why(write: Any, teach: Any
         ({"teachers": {"a": {"model": "m"}}}, "of kind server needs base_url"),
         ({"teachers": {"a": {"kind": "oracle"}}}, "kind is 'oracle'"),
         ({"teachers": {"a": {"model": "m", "base_url": "http://u:p@h/v1"}}}, "without user, password"),
-        (
-            {"teachers": {"a": {"model": "m", "base_url": "http://h/v1", "key_from": "sk-12345"}}},
-            "never the key itself",
+        *(
+            ({"teachers": {"a": {"model": "m", "base_url": "http://h/v1", "key_from": key}}}, "never the key itself")
+            for key in ("sk-12345", "hf_12345", "gsk_12345", "sk_live_12345")
         ),
         ({"teachers": {"a": {"kind": "local", "model": "m"}}, "n": 4}, "greedy traces are all the same"),
         ({"teachers": {"a": {"kind": "local", "model": "m"}}, "max_cost": 1.0}, "max_cost needs price_prompt"),
         ({"teachers": {"a": {"kind": "local", "model": "m"}}, "promt": "x"}, "Did you mean prompt"),
         ({"teachers": {"a": {"kind": "local", "model": "m", "price_prompt": 1}}}, "one price of two"),
+        ({"teachers": {"a": {"kind": "local", "model": "m"}}, "temperature": math.nan}, "temperature is nan"),
+        ({"teachers": {"a": {"kind": "local", "model": "m", "timeout": math.inf}}}, "timeout is inf"),
+        (
+            {"teachers": {"a": {"kind": "local", "model": "m", "price_prompt": -1.0, "price_completion": 1.0}}},
+            "price_prompt is -1.0",
+        ),
     ],
 )
 def test_settings_that_do_not_go_together(teach: Any, tmp_path: Path, group: dict[str, Any], words: str) -> None:
@@ -241,7 +371,24 @@ def test_settings_that_do_not_go_together(teach: Any, tmp_path: Path, group: dic
     code, printed = teach(path)
     assert code == 2
     assert words in printed
-    assert "sk-12345" not in printed
+    assert "12345" not in printed
+
+
+@pytest.mark.parametrize(
+    "keys",
+    [
+        {"rewrite": {"writer": {"kind": "local", "model": "m", "api_key": "sk-12345"}}},
+        {"rewrite": {"writer": {"kind": "local", "model": "m"}, "max_tokens": 0}},
+        {"method": "vcrd", "objective": {"steps": {"scorer": {"name": "judge", "teacher": {"api_key": "sk-12345"}}}}},
+        {"stages": [{"name": "one", "teach": {"teachers": {"a": {"api_key": "sk-12345"}}}}]},
+    ],
+)
+def test_a_secret_under_an_unknown_key_is_never_written_down(teach: Any, tmp_path: Path, keys: dict[str, Any]) -> None:
+    path = tmp_path / "recipe.yaml"
+    path.write_text(yaml.safe_dump({**SETTINGS, **keys}))
+    code, printed = teach(path, verb="train")
+    assert (code, "12345" in printed) == (2, False)
+    assert not (tmp_path / "run" / "recipe.yaml").exists()
 
 
 def test_problems_without_a_test_split_can_be_taught(write: Any, teach: Any, tmp_path: Path) -> None:

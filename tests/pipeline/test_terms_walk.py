@@ -115,3 +115,22 @@ def test_flexkd_walks_with_a_wider_teacher_from_a_folder(
     assert len(list((folder / "flexkd").glob("scores-*.safetensors"))) == 1
     with pytest.raises(UserError, match="set teacher"):
         run_recipe(recipe_of(student=str(student_folder), method="flexkd"), tmp_path / "other", COMMAND)
+
+
+def test_a_run_with_a_target_says_how_far_the_domains_lie_apart(target: Path, tmp_path: Path) -> None:
+    """Before and after, for the method and its baseline; a report without them still opens."""
+    folder = tmp_path / "run"
+    recipe = recipe_of(
+        method="prada", baseline="erm_pooled", target=str(target), term={"name": "prada", "n_virt": 3},
+        evaluate={"max_new_tokens": 2}, isomers={"n_sets": 36, "families": ["rates"], "domains": ["law", "medicine"]},
+    )  # fmt: skip
+    run_recipe(recipe, folder, COMMAND)
+    for path in (folder, folder / "baseline"):
+        before, after = (json.loads((path / "domains" / f"{name}.json").read_text()) for name in ("before", "after"))
+        assert before["n"] == after["n"] >= 10
+        assert 0 <= after["probe"] <= 1
+        assert [len(points) for points in after["points"].values()] == [after["n"]] * 2
+    assert json.loads((folder / "domains" / "before.json").read_text()) == before
+    page = (folder / "report.html").read_text()
+    assert "Training domains and unseen ones" in page
+    assert "fresh probe" in page

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -48,7 +49,7 @@ def test_a_judge_is_a_teacher_of_any_kind(tmp_path: Path) -> None:
     file.write_text(json.dumps({"prompt": "?", "completion": "10"}) + "\n")
     judge = training_scorer(recipe_of({"name": "judge", "teacher": {"kind": "replay", "files": str(file)}}))
     assert isinstance(judge, JudgeScorer)
-    assert judge.name == "judge/replay:marks.jsonl/8"
+    assert re.fullmatch(r"judge/replay:marks\.jsonl@[0-9a-f]{8}/8", judge.name)
     assert training_scorer(recipe_of({"name": "rule"})) is None
     assert training_scorer(Recipe(method="erm")) is None
     for scorer, said in (

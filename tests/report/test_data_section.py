@@ -10,6 +10,7 @@ import pytest
 
 from isodistill.errors import UserError
 from isodistill.report.data import data_section
+from isodistill.report.tables import DASH
 
 
 def write(folder: Path, **splits: list[dict[str, Any]]) -> Path:
@@ -64,7 +65,7 @@ def test_overlap_is_shown_with_examples(tmp_path: Path) -> None:
 
 
 def test_where_teachers_wrote_the_traces_they_are_what_is_shown(tmp_path: Path) -> None:
-    write(tmp_path, train=[row("a", completion=None)])
+    write(tmp_path, train=[row("a", completion=None), row("b", completion=None)])
     (tmp_path / "taught").mkdir()
     (tmp_path / "taught" / "train.jsonl").write_text(json.dumps(row("a", completion="said by a teacher")) + "\n")
     overlap = {"n": 13, "n_train": 1, "n_dropped": 0, "sets": {"id": {"n_rows": 4, "exact": 0, "ngram": 1}}}
@@ -74,6 +75,9 @@ def test_where_teachers_wrote_the_traces_they_are_what_is_shown(tmp_path: Path) 
     found = data_section(tmp_path)
     assert [example["completion"] for example in found["examples"]] == ["said by a teacher"]
     assert found["overlap"]["sentence"].startswith("1 training rows were compared")
+    assert found["splits"].columns == found["balance"].columns == ["train", "train, taught"]
+    words = {each.label: [cell.text for cell in each.cells] for each in found["splits"].rows}
+    assert (words["Rows"], words["Words in a completion"]) == (["2", "1"], [DASH, "4, 4, 4"])
 
 
 def test_a_damaged_file_is_named(tmp_path: Path) -> None:

@@ -293,6 +293,21 @@ def test_a_loss_that_was_not_finite_is_reported(make_run: MakeRun) -> None:
     assert "the training loss was not a finite number at 2 log events" in Page(report(run)).words
 
 
+def test_what_the_mask_did_and_where_domains_conflict_is_drawn(make_run: MakeRun) -> None:
+    run = make_run("iga")
+    more = {"noise_share": 0.3, "tangent_kept": 0.9, "conflict_cosine/q_proj": -0.2, "conflict_cosine/up_proj": 0.4}
+    edit_lines(run / "metrics.jsonl", lambda line: line.update(more))
+    page = report(run)
+    mask = re.search(r"<svg[^>]*><title>Mask of [^<]*</title>.*?</svg>", page, re.DOTALL)
+    conflict = re.search(r"<svg[^>]*><title>Conflict between domains in [^<]*</title>.*?</svg>", page, re.DOTALL)
+    assert mask is not None
+    assert conflict is not None
+    for words in ("mask density", "keep rate", "noise share", "tangent energy kept"):
+        assert words in mask[0]
+    assert "q_proj" in conflict[0]
+    assert "up_proj" in conflict[0]
+
+
 def test_traces_of_teachers_have_a_section_of_their_own(make_run: MakeRun) -> None:
     run = make_run("iga")
     assert "<h2>Traces</h2>" not in report(run)
@@ -301,7 +316,7 @@ def test_traces_of_teachers_have_a_section_of_their_own(make_run: MakeRun) -> No
         "requests": 9, "answered": 8, "prompt_tokens": 70, "completion_tokens": 400, "cost": 0.0123, "refused": 1,
         "all": one, "by_domain": {"law": one}, "by_teacher": {"server:<big>": one},
         "examples": {"wrong": "row-3 of server:<big>: answers 7 instead of 9"},
-        "disagreement": {"a | b": {"problems": 4, "differ": 3}},
+        "disagreement": {"a | b": {"problems": 4, "differ": 3}, "a | c": {"problems": 0, "differ": 0}},
     }  # fmt: skip
     (run / "taught").mkdir()
     (run / "taught/teach.json").write_text(json.dumps(taught))
@@ -310,6 +325,7 @@ def test_traces_of_teachers_have_a_section_of_their_own(make_run: MakeRun) -> No
     for words in ("8 of 9 requests were answered, 1 refused", "0.0123 in money", "75.0", "wrong answer", "law", ">32<",
                   "server:&lt;big&gt;", "answers 7 instead of 9", "differ in 3 of 4 problems"):  # fmt: skip
         assert words in section
+    assert "of 0 problems" not in section
     (run / "taught/teach.json").write_text("{")
     with pytest.raises(UserError, match=r"teach.json is damaged"):
         report(run)

@@ -8,6 +8,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -122,6 +123,80 @@ def test_the_cost_limit_is_never_passed_and_can_be_raised(store: AnswerStore) ->
     assert len(store) == 6  # at 0.5 each; a seventh might cost 1.0
     ask_all({"t": teacher}, requests(20), store, prices, max_cost=11)
     assert len(store) == len(teacher.asked) == 20
+
+
+class Single(Scripted):
+    """Gives one text at a time, whatever it is asked for."""
+
+    def answer(self, messages: Messages, sampling: Sampling) -> Answer:
+        return replace(super().answer(messages, sampling), more=sampling.n > 1)
+
+
+def several(n: int) -> list[Request]:
+    return [replace(r, sampling=replace(r.sampling, n=n, temperature=1.0)) for r in requests(1)]
+
+
+def test_rate_and_money_are_of_every_sending_not_of_every_request(store: AnswerStore) -> None:
+    teacher, start = Single(fine), time.monotonic()
+    prices = {"t": Limits(workers=4, per_minute=1200, prices=Prices(1e5, 0.0))}  # a token of the prompt costs 0.1
+    with pytest.raises(UserError, match=r"cost limit is reached: 0\.3000 of teach\.max_cost 0\.35"):
+        ask_all({"t": teacher}, several(4), store, prices, max_cost=0.35)
+    assert len(teacher.asked) == 3
+    assert all(at - start >= 0.05 * i for i, (_, at) in enumerate(teacher.asked))
+
+
+def test_texts_that_came_before_a_failure_are_kept_and_only_the_rest_is_asked_again(store: AnswerStore) -> None:
+    def say(text: str) -> Answer:
+        if len(teacher.asked) == 4:
+            raise TeacherError("never", retry=False)
+        return fine(f"{text} {len(teacher.asked)}")
+
+    teacher, (asked,) = Single(say), several(4)
+    (refused,) = ask_all({"t": teacher}, [asked], store, LIMITS)
+    assert refused.request == asked
+    assert asked.key not in store
+    assert store.get(asked.key).texts == ("0 1", "0 2", "0 3")
+    store.close()
+    with AnswerStore(store.path, {}) as again:
+        assert ask_all({"t": teacher}, [asked], again, LIMITS) == []
+        assert again.get(asked.key).texts == ("0 1", "0 2", "0 3", "0 5")
+        assert again.get(asked.key).completion_tokens == 40
+
+
+@pytest.mark.parametrize("retry", [False, True])
+def test_what_was_refused_before_is_no_sign_of_a_teacher_at_fault(store: AnswerStore, retry: bool) -> None:
+    def say(text: str) -> Answer:
+        if int(text) >= 35:
+            raise TeacherError("never", retry=retry)
+        return fine(text)
+
+    stops, limits = 0, {"t": Limits(workers=2, tries=2)}
+    for _ in range(20):
+        try:
+            refused = ask_all({"t": Scripted(say)}, requests(60), store, limits)
+            break
+        except UserError:
+            stops += 1  # nothing but the bad ones was left, three of them in a row
+    assert len(refused) == 25
+    assert (stops > 0) == retry
+    again = Scripted(say)
+    assert len(ask_all({"t": again}, requests(61), store, limits)) == 26
+    assert again.asked[0][0] == "60"  # a new one goes before those
+    lines = store.path.read_text().splitlines()
+    assert len(lines) == 1 + 35 + 26
+
+
+def test_a_request_that_fails_while_others_are_answered_says_nothing_about_the_teacher(store: AnswerStore) -> None:
+    def say(text: str) -> Answer:
+        if int(text) < 3:
+            n_tries = [asked for asked, _ in teacher.asked].count(text)
+            while n_tries == 2 and len(store) < 9:  # all three are given up after the last answer
+                time.sleep(0.005)
+            raise TeacherError("oops", retry=True)
+        return fine(text)
+
+    teacher = Scripted(say)
+    assert len(ask_all({"t": teacher}, requests(12), store, {"t": Limits(workers=4, tries=2)})) == 3
 
 
 def test_two_teachers_do_not_wait_for_each_other(store: AnswerStore) -> None:

@@ -58,12 +58,72 @@ class OneAtATime(Adder):
         self.reply(completion([f"text {request['seed']}"]))
 
 
-def test_a_server_that_knows_no_n_is_asked_for_the_rest(adder: tuple[Any, str]) -> None:
-    with serving(OneAtATime) as (server, url):
-        answer = teacher(url).answer(MESSAGES, Sampling(temperature=1.0, n=3, seed=7))
+def test_a_server_that_knows_no_n_is_asked_for_the_rest(adder: tuple[Any, str], tmp_path: Path) -> None:
+    asked = Request("server:adder", "plain-1", MESSAGES, Sampling(temperature=1.0, n=3, seed=7))
+    with serving(OneAtATime) as (server, url), AnswerStore(tmp_path / "traces.jsonl", {}) as store:
+        ask_all({"server:adder": teacher(url)}, [asked], store, {"server:adder": Limits()})
+        answer = store.get(asked.key)
     assert answer.texts == ("text 7", "text 8", "text 9")
     assert (answer.prompt_tokens, answer.completion_tokens) == (30, 15)
-    assert len(server.asked) == 3
+    assert [request.get("n", 1) for request in server.asked] == [3, 2, 1]
+
+
+class Odd(Handler):
+    """Answers with JSON that is valid and not what the API says."""
+
+    odd: Any = None
+
+    def do_POST(self) -> None:
+        self.body()
+        choice = {"message": {"content": "5"}, "finish_reason": "stop"}
+        self.reply(json.dumps({"choices": [choice], **self.odd(choice)}).encode())
+
+
+@pytest.mark.parametrize("usage", [[1, 2], "many", {"prompt_tokens": "3", "completion_tokens": -1}, None])
+def test_a_usage_that_tells_nothing_costs_no_answer(adder: tuple[Any, str], usage: Any) -> None:
+    with serving(Odd, odd=staticmethod(lambda choice: {"usage": usage})) as (_, url):
+        answer = teacher(url).answer(MESSAGES, Sampling())
+    assert (answer.texts, answer.prompt_tokens, answer.completion_tokens) == (("5",), None, None)
+
+
+def test_a_text_may_come_in_parts_and_other_content_is_refused(adder: tuple[Any, str]) -> None:
+    def content(value: Any) -> Any:
+        return staticmethod(lambda choice: choice["message"].update(content=value) or {})
+
+    parts = [{"type": "text", "text": "The answer "}, {"type": "text", "text": "is 5."}]
+    with serving(Odd, odd=content(parts)) as (_, url):
+        assert teacher(url).answer(MESSAGES, Sampling()).texts == ("The answer is 5.",)
+    for value, kind in ((5, "int"), ([{"type": "image"}], "list")):
+        with serving(Odd, odd=content(value)) as (_, url), pytest.raises(TeacherError, match=f"but a {kind}"):
+            teacher(url).answer(MESSAGES, Sampling())
+
+
+def test_half_a_surrogate_pair_becomes_a_mark_that_files_can_hold(adder: tuple[Any, str]) -> None:
+    odd = staticmethod(lambda choice: choice["message"].update(content="\ud800 The answer is 5.") or {})
+    with serving(Odd, odd=odd) as (_, url):
+        assert teacher(url).answer(MESSAGES, Sampling()).texts == ("\ufffd The answer is 5.",)
+
+
+@pytest.mark.parametrize("wait", ["100000", "inf", "Fri, 31 Dec 2099 23:59:59 GMT"])
+def test_a_wait_without_bound_is_cut_and_told(
+    adder: tuple[Any, str], tmp_path: Path, wait: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Busy(Adder):
+        def do_POST(self) -> None:
+            if self.seen:
+                super().do_POST()
+                return
+            self.body()
+            self.seen.append(None)  # type: ignore[attr-defined]
+            self.reply(b"{}", 429, Retry_After=wait)
+
+    monkeypatch.setattr("isodistill.teachers.pace._LONGEST_HOLD_S", 0.05)
+    monkeypatch.setattr("isodistill.teachers.pace._TOLD_FROM_S", 0.01)
+    with serving(Busy) as (_, url), AnswerStore(tmp_path / "traces.jsonl", {}) as store:
+        ask_all({"server:adder": teacher(url)}, requests(1), store, {"server:adder": Limits()})
+        assert len(store) == 1
+    assert "server:adder asks to wait" in caplog.text
+    assert "the longest that is waited" in caplog.text
 
 
 @pytest.mark.parametrize("fault", FAULTS)
@@ -139,6 +199,27 @@ def test_a_refusal_is_for_the_run_the_request_or_the_try(
     assert KEY not in str(error.value)
     if isinstance(error.value, TeacherError):
         assert error.value.retry == (status >= 500)
+
+
+def test_half_a_key_is_not_told_where_a_long_error_is_cut(adder: tuple[Any, str]) -> None:
+    with serving(Refusing, status=400, words="x" * 480 + " Bearer") as (_, url), pytest.raises(TeacherError) as error:
+        teacher(url).answer(MESSAGES, Sampling())
+    assert KEY[:4] not in str(error.value)
+
+
+class Echo(Handler):
+    """Answers with the header that holds the key."""
+
+    def do_POST(self) -> None:
+        self.body()
+        self.reply(completion([f"You sent {self.headers['Authorization']}."]))
+
+
+def test_a_key_that_the_server_echoes_is_not_stored(adder: tuple[Any, str], monkeypatch: pytest.MonkeyPatch) -> None:
+    with serving(Echo) as (_, url):
+        assert teacher(url).answer(MESSAGES, Sampling()).texts == ("You sent Bearer ***.",)
+        monkeypatch.setenv("TEACHER_KEY", "sent")  # a placeholder is no secret, and honest texts stay as they are
+        assert teacher(url).answer(MESSAGES, Sampling()).texts == ("You sent Bearer sent.",)
 
 
 def test_a_missing_key_is_told_apart_from_a_wrong_one(adder: tuple[Any, str], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -101,6 +101,35 @@ def test_the_store_of_another_recipe_is_refused_and_left_alone(tmp_path: Path) -
         AnswerStore(path, MADE_WITH)
 
 
+def test_a_file_of_the_user_is_refused_untouched_even_without_a_line_end(tmp_path: Path) -> None:
+    path = tmp_path / "traces.jsonl"
+    path.write_text('{"prompt": "mine", "completion": "all that I have"}')
+    before = path.read_bytes()
+    with pytest.raises(UserError, match=r"is no store of answers.*stays as it is"):
+        AnswerStore(path, MADE_WITH)
+    assert path.read_bytes() == before
+
+
+@pytest.mark.parametrize("field", ["key", "texts", "finish_reasons", "completion_tokens"])
+def test_a_line_that_is_no_answer_is_named(tmp_path: Path, field: str) -> None:
+    path = tmp_path / "traces.jsonl"
+    filled(path, 2)
+    lines = path.read_text().splitlines()
+    record = json.loads(lines[1])
+    del record[field]
+    path.write_text("\n".join([lines[0], json.dumps(record), lines[2], ""]))
+    with pytest.raises(UserError, match=rf"line 2 is no answer: its {field} is missing"):
+        AnswerStore(path, MADE_WITH)
+
+
+def test_a_stored_half_of_a_surrogate_pair_does_no_harm(tmp_path: Path) -> None:
+    path = tmp_path / "traces.jsonl"
+    filled(path, 1)
+    path.write_text(path.read_text().replace('"texts": ["0"', r'"texts": ["\ud800 5"'))
+    with AnswerStore(path, MADE_WITH) as store:
+        assert store.get(request(0).key).texts[0].encode() == "\ufffd 5".encode()
+
+
 def hold(path: Path, ready: multiprocessing.synchronize.Event) -> None:  # type: ignore[name-defined]
     with AnswerStore(path, MADE_WITH):
         ready.set()

@@ -18,6 +18,7 @@ from transformers import AutoModelForCausalLM, LlamaForCausalLM, TrainerCallback
 from isodistill import DistillTrainer
 from isodistill.data.rows import Row
 from isodistill.errors import UserError
+from isodistill.training.rising_loss import RisingLoss
 
 N = 4
 
@@ -239,3 +240,22 @@ def test_what_is_refused(prada: Callable[..., DistillTrainer], rows: list[Row], 
         prada(method="iga", alignment={"name": "iga"})
     with pytest.raises(UserError, match="penalty of its own"):
         prada(alignment={"name": "coral"})
+
+
+def test_a_task_loss_that_rises_again_is_told_once(
+    prada: Callable[..., DistillTrainer], capsys: pytest.CaptureFixture[str]
+) -> None:
+    trainer = prada({"lam": 0.5}, max_steps=1)
+    trainer.train()
+    state = trainer.state
+    (watch,) = [one for one in trainer.callback_handler.callbacks if isinstance(one, RisingLoss)]
+    for loss in (2.0, 1.0, 0.4, 0.4, 0.4, 0.4, 0.41):
+        watch.on_log(None, state, None, {"loss": loss})
+    watch.on_log(None, state, None, {"eval_loss": 9.0})
+    assert "lowest value" not in capsys.readouterr().out
+    for _ in range(6):
+        watch.on_log(None, state, None, {"loss": 2.0})
+    assert capsys.readouterr().out.count("prada's lam 0.5 may be too large") == 1
+    neutral = prada({"lam": 0.0}, max_steps=1)
+    neutral.train()
+    assert not any(isinstance(one, RisingLoss) for one in neutral.callback_handler.callbacks)

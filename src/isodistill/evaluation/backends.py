@@ -15,6 +15,7 @@ import numpy as np
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from isodistill.errors import UserError
+from isodistill.evaluation.domain_probe import question_states
 from isodistill.evaluation.generate import Generation, generate
 from isodistill.evaluation.verify import Finish
 from isodistill.teachers.server import open_client
@@ -92,6 +93,10 @@ class LocalBackend:
             follow=follow,
             on_done=on_done,
         )
+
+    def question_states(self, prompts: Sequence[Sequence[int]]) -> np.ndarray:
+        """(N, d) mean last hidden state over each prompt, what stands before it left out."""
+        return question_states(self._model, prompts, self._before)
 
 
 class OpenAIBackend:

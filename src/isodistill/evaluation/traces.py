@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import unicodedata
 from collections import Counter
 from dataclasses import dataclass
@@ -26,6 +27,7 @@ VERDICTS: tuple[Verdict, ...] = (
     "unverified",
 )
 
+_LAST_WORD = re.compile(r"\w+$")
 _MOST_FOREIGN = 0.3
 """Share of letters in a script that the problem does not use, from which a trace is in another language."""
 
@@ -63,6 +65,8 @@ def judge(row: Row, text: str, finish_reason: str, *, check_steps: bool) -> Judg
     outcome, why = with_reason(text, row.answer, row.answer_type, row.choices, finish=finish)
     if row.answer_type in ("code", "instructions"):
         return Judged(outcome, why or "all that was asked for holds", None)
+    if finish == "length" and parsed is not None and _may_be_cut(text, parsed, row):
+        return Judged("truncated", f"was cut off in, or right behind, its answer {parsed}", None)
     if outcome == "wrong":
         return Judged("wrong", f"answers {parsed} instead of {row.answer}", answer)
     if outcome == "truncated":
@@ -78,6 +82,18 @@ def judge(row: Row, text: str, finish_reason: str, *, check_steps: bool) -> Judg
     if check_steps and (wrong := wrong_steps(text)):
         return Judged("bad_step", f"the step {wrong[0]} does not hold", answer)
     return Judged("correct", "answer and sums hold" if check_steps else "the answer holds", answer)
+
+
+def _may_be_cut(text: str, answer: str, row: Row) -> bool:
+    """Whether a text that was cut off ends in its answer, so that 1 may be the beginning of 19, and "1." that of 1.5.
+
+    It does where the last word belongs to the answer: without it another answer is read, or none. A closing bracket or
+    another sign behind the answer, and a new line, end it.
+    """
+    text = text.rstrip(" .,")
+    if row.answer_type is None or not text[-1:].isalnum():
+        return False
+    return parse_answer(_LAST_WORD.sub("", text), row.answer_type, row.choices) != answer
 
 
 def _foreign(text: str, prompt: str) -> float:

@@ -6,14 +6,17 @@ from isodistill.influence.fisher import EigenFactors, Factors, ProjectedFisher
 from isodistill.influence.heads import Fit, ProjectionHeads, fit_encoder, fit_heads
 from isodistill.influence.removal import SHARES, Curve, removal_curve
 from isodistill.influence.segments import BatchRecorder, Segment, read_segments, write_segments
+from isodistill.influence.sets import SET_FIT, Belonging, belonging, centred
 from isodistill.influence.solvers import SOLVERS, Solution, solve, solve_by_factors
 from isodistill.influence.suspicion import Suspicion, change_norms, suspect
 from isodistill.influence.trace import Retrieval, Trace, retrieve, trace_back
 
 __all__ = [
+    "SET_FIT",
     "SHARES",
     "SOLVERS",
     "BatchRecorder",
+    "Belonging",
     "Curve",
     "DualEncoder",
     "EigenFactors",
@@ -28,6 +31,8 @@ __all__ = [
     "Solution",
     "Suspicion",
     "Trace",
+    "belonging",
+    "centred",
     "change_norms",
     "fit_encoder",
     "fit_heads",

@@ -270,6 +270,7 @@ class Influence:
         solver: str | Factors = "ggn_cg",
         removed: Tensor | None = None,
         damping: float = 0.0,
+        precondition: Factors | None = None,
         **how: Any,
     ) -> Solution:
         """(H + damping * mean diagonal I)^-1 g; H is the Gauss-Newton but for "exact", "cg" and "lissa".
@@ -279,6 +280,7 @@ class Influence:
             solver: a key of ``SOLVERS``, "ekfac", "projected", or factors that are fitted already.
             removed: (N,) bool: H is that of the remaining pairs.
             damping: a share; .1 serves where the fit had hardly any weight decay. 0, for delta is in H.
+            precondition: factors for "cg" and "ggn_cg".
             how: ``tol`` and ``max_steps`` of ``solve``, or ``n_draws`` and ``seed`` of ``factors``.
 
         Raises:
@@ -294,6 +296,8 @@ class Influence:
             return product(x, removed) + lam * x
 
         if isinstance(solver, str) and solver not in FACTORS:
+            if precondition:
+                how["precondition"] = lambda x: precondition.inverse(x, self.delta + lam)
             return solve(damped, g, solver, **how)
         factors = self.factors(solver, removed=removed, **how) if isinstance(solver, str) else solver
         return solve_by_factors(damped, g, factors, self.delta + lam)

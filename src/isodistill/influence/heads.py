@@ -25,41 +25,46 @@ class Fit:
         batch_size: pairs of a batch; each is the others' negative.
         lr: of Adam.
         temperature: of the logits, frozen.
-        delta: L2 weight of the loss summed over an epoch.
+        delta: L2 weight of theta in the loss summed over an epoch; it pulls heads back to the cosines of the features.
         recorded: last epochs whose batches the scores are taken over.
         probes: random directions for the norms of the parameter changes.
         seed: of the heads, the batches and the probes.
     """
 
-    width: int = 64
+    width: int = 384
     epochs: int = 20
     batch_size: int = 64
-    lr: float = 1e-2
-    temperature: float = 0.3
-    delta: float = 10.0
+    lr: float = 1e-3
+    temperature: float = 0.1
+    delta: float = 100.0
     recorded: int = 3
     probes: int = 16
     seed: int = 0
 
 
 class ProjectionHeads(nn.Module):
-    """u = A a, v = B b, (n, d) -> (n, width); A = B with orthogonal rows at the start."""
+    """u = (W + A) a, v = (W + B) b, (n, d) -> (n, width); W is fixed, with orthonormal rows, and A and B start at 0.
+
+    With width = d the heads start as the cosines of the features, and weight decay on A and B pulls them back to these.
+    """
 
     def __init__(self, d: int, width: int, seed: int) -> None:
         super().__init__()
         self.head_a, self.head_b = nn.Linear(d, width, bias=False), nn.Linear(d, width, bias=False)
-        start = torch.randn(d, width, generator=torch.Generator().manual_seed(seed))
         for head in (self.head_a, self.head_b):
-            head.weight.data.copy_(torch.linalg.qr(start)[0].T)
+            nn.init.zeros_(head.weight)
+        start = torch.randn(d, width, generator=torch.Generator().manual_seed(seed))
+        self.W: Tensor
+        self.register_buffer("W", torch.linalg.qr(start)[0].T)
 
     def encode_a(self, items: Tensor) -> Tensor:
         """Embeddings of the first items."""
-        u: Tensor = self.head_a(items)
+        u: Tensor = items @ self.W.T + self.head_a(items)
         return u
 
     def encode_b(self, items: Tensor) -> Tensor:
         """Embeddings of the second items."""
-        v: Tensor = self.head_b(items)
+        v: Tensor = items @ self.W.T + self.head_b(items)
         return v
 
 
@@ -118,7 +123,7 @@ def fit_encoder(
             loss = contrastive_loss(influence.batch_logits(theta, batch))
             loss = loss + how.delta / 2 * theta.square().sum() / len(epoch)
             optimizer.zero_grad()
-            (loss / len(batch)).backward()
+            (loss / how.batch_size).backward()  # of a short batch, too: its share of the L2 term is that of any other
             optimizer.step()
     influence.theta = theta.detach()
     encoder.load_state_dict(influence.named(influence.theta), strict=False)

@@ -58,17 +58,18 @@ def _exact(product: Product, g: Tensor, tol: float, max_steps: int) -> Found:
     return torch.cholesky_solve(g.double()[:, None], factor)[:, 0].to(g.dtype), len(g), True
 
 
-def _cg(product: Product, g: Tensor, tol: float, max_steps: int) -> Found:
-    """Conjugate gradients from 0 until norm(r) <= tol norm(g).
+def _cg(product: Product, g: Tensor, tol: float, max_steps: int, precondition: Product | None = None) -> Found:
+    """Conjugate gradients from 0 until norm(r) <= tol norm(g), in the metric of ``precondition``.
 
     Raises:
         ValueError: if H has a direction of curvature <= 0.
     """
     x, r = torch.zeros_like(g), g.clone()
-    d, rr = r.clone(), r @ r
-    goal = tol**2 * rr
+    z = precondition(r) if precondition else r
+    d, rz = z.clone(), r @ z
+    goal = tol * r.norm()
     for step in range(max_steps):
-        if rr <= goal:
+        if r.norm() <= goal:
             return x, step, True
         Hd = product(d)
         curvature = d @ Hd
@@ -76,11 +77,12 @@ def _cg(product: Product, g: Tensor, tol: float, max_steps: int) -> Found:
             raise ValueError(
                 f"Curvature {float(curvature):.3g} <= 0 at step {step} of CG: use ggn_cg, or raise delta or damping."
             )
-        alpha = rr / curvature
+        alpha = rz / curvature
         x, r = x + alpha * d, r - alpha * Hd
-        new = r @ r
-        d, rr = r + (new / rr) * d, new
-    return x, max_steps, bool(rr <= goal)
+        z = precondition(r) if precondition else r
+        new = r @ z
+        d, rz = z + (new / rz) * d, new
+    return x, max_steps, bool(r.norm() <= goal)
 
 
 def _lissa(product: Product, g: Tensor, tol: float, max_steps: int) -> Found:
@@ -107,10 +109,17 @@ def _lissa(product: Product, g: Tensor, tol: float, max_steps: int) -> Found:
     return x, _POWER_STEPS + max_steps, False
 
 
-SOLVERS = {"exact": _exact, "cg": _cg, "ggn_cg": _cg, "lissa": _lissa}
+SOLVERS: dict[str, Callable[..., Found]] = {"exact": _exact, "cg": _cg, "ggn_cg": _cg, "lissa": _lissa}
 
 
-def solve(product: Product, g: Tensor, solver: str = "ggn_cg", tol: float = 1e-4, max_steps: int = 100) -> Solution:
+def solve(
+    product: Product,
+    g: Tensor,
+    solver: str = "ggn_cg",
+    tol: float = 1e-4,
+    max_steps: int = 100,
+    precondition: Product | None = None,
+) -> Solution:
     """q with H q = g, and how far it is from solving it; warns above a residual of 1e-2.
 
     Args:
@@ -119,15 +128,20 @@ def solve(product: Product, g: Tensor, solver: str = "ggn_cg", tol: float = 1e-4
         solver: "exact" (P <= 2,000), "cg", "ggn_cg" or "lissa".
         tol: relative residual at which the iterations end.
         max_steps: their largest number.
+        precondition: x -> an approximate H^-1 x, symmetric positive definite, for "cg" and "ggn_cg": fewer steps.
 
     Raises:
-        ValueError: for an unknown solver, too many parameters, or an H that is not positive definite.
+        ValueError: for an unknown solver, too many parameters, a preconditioner of another solver, or an H that is not
+            positive definite.
         FloatingPointError: if g, a dense H or q holds NaN or an infinity.
     """
     if solver not in SOLVERS:
         raise ValueError(f"solver must be one of {', '.join(SOLVERS)}; got {solver!r}.")
-    advice = "Raise max_steps, delta or damping."
-    return _solved(product, g, lambda: SOLVERS[solver](product, g, tol, max_steps), solver, advice)
+    if precondition and SOLVERS[solver] is not _cg:
+        raise ValueError(f"Only cg and ggn_cg take a preconditioner, not {solver}.")
+    how = {"precondition": precondition} if precondition else {}
+    advice = "Raise max_steps, delta or damping, or precondition."
+    return _solved(product, g, lambda: SOLVERS[solver](product, g, tol, max_steps, **how), solver, advice)
 
 
 def solve_by_factors(product: Product, g: Tensor, factors: Factors, shift: float) -> Solution:

@@ -85,4 +85,6 @@ def load_text_encoder(source: str) -> TextEncoder:
         )
     except (OSError, ValueError, SafetensorError) as error:
         raise UserError(f"The text encoder {source!r} could not be loaded: {error}") from error
+    if model.config.model_type == "clip":
+        raise UserError(f"{source} is a CLIP, which needs images: for pairs of texts, name a text encoder.")
     return TextEncoder(model.eval(), tokenizer, source)

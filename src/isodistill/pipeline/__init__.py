@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from isodistill.pipeline.audit import audit_pairs
+from isodistill.pipeline.audit_sets import audit_sets
 from isodistill.pipeline.compare import Plan, compare_methods
 from isodistill.pipeline.demo import demo_recipe
 from isodistill.pipeline.environment import describe_environment
@@ -13,6 +14,7 @@ from isodistill.pipeline.walk import evaluate_run, report_runs, run_recipe, teac
 __all__ = [
     "Plan",
     "audit_pairs",
+    "audit_sets",
     "compare_methods",
     "demo_recipe",
     "describe_environment",

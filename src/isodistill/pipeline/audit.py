@@ -108,10 +108,10 @@ def _readable(encoder: Encoder, pairs: Sequence[Pair], file: Path) -> Features:
 def _ranked(pairs: Sequence[Pair], found: Suspicion, n_out: int) -> list[dict[str, Any]]:
     """The lines of ``audit-pairs.jsonl``, the most suspicious first."""
     lines = []
-    for rank, n in enumerate(found.relative.argsort(stable=True).tolist(), start=1):
+    for rank, n in enumerate(found.influence.argsort(stable=True).tolist(), start=1):
         pair = pairs[n]
-        line = {"rank": rank, "id": pair.id, "line": pair.line, "score": float(found.relative[n])}
-        line |= {name: float(getattr(found, name)[n]) for name in ("influence", "similarity", "loss")}
+        line = {"rank": rank, "id": pair.id, "line": pair.line, "score": float(found.influence[n])}
+        line |= {name: float(getattr(found, name)[n]) for name in ("relative", "similarity", "loss")}
         lines.append(line | {"keep": rank > n_out, "planted": pair.planted, "a": pair.a, "b": pair.b})
     return lines
 

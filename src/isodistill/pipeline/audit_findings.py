@@ -42,7 +42,7 @@ def planted_findings(pairs: Sequence[Pair], found: Suspicion) -> dict[str, Any] 
     k = int(planted.sum())
     if not 0 < k < len(known):
         return None
-    scores = {"score": found.relative, "influence": found.influence}
+    scores = {"score": found.influence, "relative": found.relative}
     scores |= {"similarity": found.similarity, "loss": -found.loss}
     measured = {}
     for name, values in scores.items():
@@ -70,7 +70,7 @@ def removal_findings(
     ranking, judging = order.chunk(2)
     q = influence.inverse_product(influence.query_gradient(asked.a[ranking], asked.b[ranking])).q
     orders = {
-        "score": [(influence.score_all(q) / found.norms).argsort(stable=True)],
+        "score": [influence.score_all(q).argsort(stable=True)],
         "similarity": [found.similarity.argsort(stable=True)],
         "random": [torch.randperm(len(read.pairs), generator=generator) for _ in range(_RANDOM_ORDERS)],
     }
@@ -137,7 +137,7 @@ def explain_query(
 def _lines(pairs: Sequence[Pair], traced: Trace, chosen: Tensor) -> list[dict[str, Any]]:
     return [
         {"id": pairs[n].id, "line": pairs[n].line, "a": pairs[n].a, "b": pairs[n].b, "planted": pairs[n].planted}
-        | {"score": float(traced.relative[n]), "influence": float(traced.influence[n])}
+        | {"relative": float(traced.relative[n]), "influence": float(traced.influence[n])}
         for n in chosen.tolist()
     ]
 

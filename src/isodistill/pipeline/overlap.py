@@ -74,6 +74,9 @@ def _summary(found: Overlaps, n_dropped: int) -> dict[str, object]:
 
 
 def _tell(found: Overlaps, n_dropped: int, what: str) -> None:
+    if not found.n_eval:
+        print(f"{found.n_train} {what}: there is no evaluation set to compare them with", flush=True)
+        return
     rows = f"{len(found.rows)} of {found.n_train} {what} share text with an evaluation set"
     names: Sequence[str] = sorted({match.split for match in (*found.exact, *found.ngram)})
     where = f" ({', '.join(names)}; the same prompt: {len({m.train_id for m in found.exact})})" if names else ""

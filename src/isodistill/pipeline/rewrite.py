@@ -3,67 +3,40 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
-from isodistill.data.files import write_lines
+from isodistill.data.files import Refusal, check_refused, write_lines
 from isodistill.data.load import load_rows, write_rows
 from isodistill.errors import UserError
 from isodistill.isomers.rewrite import Rewriting, asking, rewrite_problems
-from isodistill.isomers.words import NEAR_COPY
+from isodistill.isomers.rewrite.settings import parse_rewrite
 from isodistill.pipeline.teachers import make_teacher
-from isodistill.recipe import Recipe, parse_settings
+from isodistill.recipe import Recipe
 from isodistill.report.rewriting import write_rewriting_page
 from isodistill.teachers.base import Sampling, Teacher
-from isodistill.teachers.settings import TeacherSettings
 from isodistill.teachers.store import AnswerStore
 
-__all__ = ["Rewrite", "rewrite_run"]
-
-
-@dataclass(frozen=True)
-class Rewrite:
-    """The group ``rewrite`` of a recipe.
-
-    Attributes:
-        domains: what every problem is rewritten into.
-        writer: ``TeacherSettings`` of the teacher that rewrites.
-        reader: of the teacher that reads back; null takes the writer, which then judges its own work.
-        temperature: of the writer; the reader is greedy.
-        max_tokens: longest reply of either.
-        seed: of the sampling.
-        near_copy: overlap of content words from which a text is a copy.
-    """
-
-    domains: list[str] = field(default_factory=list)
-    writer: dict[str, Any] = field(default_factory=dict)
-    reader: dict[str, Any] | None = None
-    temperature: float = 0.7
-    max_tokens: int = 600
-    seed: int = 0
-    near_copy: float = NEAR_COPY
+__all__ = ["rewrite_run"]
 
 
 def rewrite_run(recipe: Recipe, folder: Path, command: str) -> Rewriting:
     """Rewrite the rows of ``recipe.problems`` and write into ``folder``:
 
     ``rows.jsonl`` (the accepted sets), ``rejected.jsonl`` (every set that was not accepted, with its reason),
-    ``attempts.jsonl`` (every refused text), ``answers.jsonl`` (the store: nothing in it is asked again) and
-    ``report.html``.
+    ``attempts.jsonl`` (every refused text), ``answers.jsonl`` (the store: nothing in it is asked again),
+    ``report.html`` and, where a teacher gave no answer, ``refused.jsonl``.
 
     Raises:
-        UserError: no group ``rewrite``, unreadable rows, a teacher that is down, another run's store.
+        UserError: no group ``rewrite``, unreadable rows, a teacher that is down or gives no answer about more than the
+            share ``max_refused`` of the problems, another run's store; what an earlier call wrote then stays.
     """
     if recipe.rewrite is None:
         raise UserError(
             "The recipe has no group rewrite. Give it one: {domains: [law, medicine], writer: {kind: ...}}."
         )
-    settings = parse_settings(Rewrite, recipe.rewrite, [], "the group rewrite of the recipe")
-    of_writer = parse_settings(TeacherSettings, settings.writer, [], "rewrite.writer")
-    of_reader = of_writer
-    if settings.reader is not None:
-        of_reader = parse_settings(TeacherSettings, settings.reader, [], "rewrite.reader")
+    settings = parse_rewrite(recipe.rewrite)
+    of_writer, of_reader = settings.of_writer, settings.of_reader
     rows = load_rows(recipe.problems, recipe.columns, max_refused=recipe.max_refused).rows
     writer: Teacher = make_teacher(of_writer, recipe)
     reader = writer if of_reader == of_writer else make_teacher(of_reader, recipe)
@@ -77,6 +50,12 @@ def rewrite_run(recipe: Recipe, folder: Path, command: str) -> Rewriting:
             reader=asking(reader, greedy, store, of_reader.limits),
             near_copy=settings.near_copy,
         )
+    listed = folder / "refused.jsonl"
+    listed.unlink(missing_ok=True)
+    refused = [
+        Refusal(each.set_id, None, None, f"no answer from the teacher: {each.detail}") for each in made.unanswered
+    ]
+    check_refused(refused, made.n_problems, recipe.max_refused, listed)
     write_rows(folder / "rows.jsonl", made.rows)
     for name, attempts in (("rejected", made.rejected.values()), ("attempts", made.attempts)):
         write_lines(folder / f"{name}.jsonl", (json.dumps(asdict(each), ensure_ascii=False) for each in attempts))

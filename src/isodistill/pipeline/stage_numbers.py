@@ -71,7 +71,7 @@ def _results(folder: Path, after: str, tasks: Sequence[str]) -> dict[str, Any]:
 
 
 def _split(split: str, results: Mapping[str, Any], names: Sequence[str]) -> dict[str, Any]:
-    """R and b of accuracy and of the LCS ratio, and the means over stages."""
+    """R and b of accuracy, LCS and LCS ratio, and the means over stages of what follows from the accuracies."""
 
     def row(after: str, key: str) -> list[Any]:
         return [results[after][name][split][key] for name in names if name in results.get(after, {})]
@@ -81,8 +81,8 @@ def _split(split: str, results: Mapping[str, Any], names: Sequence[str]) -> dict
         "R": R,
         "R_ci95": [row(name, "acc_macro_ci95") for name in names],
         "b": b,
-        "lcs_ratio": [row(name, "lcs_ratio") for name in names],
-        "lcs_ratio_before": row("before", "lcs_ratio") or None,
+        **{key: [row(name, key) for name in names] for key in ("lcs", "lcs_ratio")},
+        **{f"{key}_before": row("before", key) or None for key in ("lcs", "lcs_ratio")},
         "acc": average_accuracy(R),
         "bwt": backward_transfer(R),
         "fwt": None if b is None else forward_transfer(R, b),

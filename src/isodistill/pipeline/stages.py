@@ -20,7 +20,7 @@ from isodistill.pipeline.problems import check_askable, learned_file, make_probl
 from isodistill.pipeline.ranks import is_main, wait_for_all
 from isodistill.pipeline.stage_numbers import STAGES, asked, write_numbers
 from isodistill.pipeline.stamps import Stamps, digest, share_step
-from isodistill.pipeline.steps import evaluate_student, train_student, write_recipe, write_results
+from isodistill.pipeline.steps import evaluate_student, resolved, train_student, write_recipe, write_results
 from isodistill.pipeline.teach import teach_rows
 from isodistill.recipe import Recipe, parse_recipe
 from isodistill.report import write_stage_report
@@ -131,8 +131,10 @@ def _prepare(recipe: Recipe, folder: Path) -> None:
         raise UserError(f"The run folder {folder} cannot be made: {error}. Choose another one with --out.") from error
     for left in folder.glob("**/.*.tmp"):  # by a killed run
         left.unlink()
-    write_recipe(recipe, folder)
     stages = stage_recipes(recipe)
+    for stage in stages.values():
+        resolved(stage)  # refuses unknown keys before they are written down
+    write_recipe(recipe, folder)
     for name, stage in stages.items():
         path = folder / "stages" / name
         path.mkdir(parents=True, exist_ok=True)

@@ -24,16 +24,18 @@ from isodistill.errors import UserError
 from isodistill.evaluation.answer import Provenance, answer_rows, read_representations
 from isodistill.evaluation.records import PredictionLog, Stage
 from isodistill.evaluation.results import json_text, split_results
+from isodistill.isomers.rewrite.settings import parse_rewrite
 from isodistill.models.stacked import stack_adapters
 from isodistill.models.tiny import TINY
 from isodistill.objectives import LabelMultitask
 from isodistill.pipeline.answering import files_of_trained, name_of, open_backend, open_base
+from isodistill.pipeline.domains import DOMAINS, write_domains
 from isodistill.pipeline.problems import answered_splits, learned_file, read_split
 from isodistill.pipeline.ranks import is_main
 from isodistill.pipeline.stamps import Stamps, digest, files_under
 from isodistill.pipeline.start import start_of
 from isodistill.pipeline.target import target_rows
-from isodistill.pipeline.teachers import training_scorer, training_teacher
+from isodistill.pipeline.teachers import judge_settings, training_scorer, training_teacher
 from isodistill.recipe import Recipe, dump_recipe, parse_recipe, typed
 from isodistill.teachers.settings import parse_teach
 from isodistill.training import DistillConfig, DistillTrainer
@@ -61,6 +63,10 @@ def resolved(recipe: Recipe) -> dict[str, Any]:
     if recipe.teach is not None:
         teach = parse_teach(recipe.teach)
         tree["teach"] = asdict(teach) | {"teachers": {name: asdict(one) for name, one in teach.settings.items()}}
+    # Other verbs use these, yet what is written into recipe.yaml must be known keys: one of them may hold a secret.
+    if recipe.rewrite is not None:
+        parse_rewrite(recipe.rewrite)
+    judge_settings(recipe)
     return tree
 
 
@@ -163,7 +169,8 @@ def evaluate_student(recipe: Recipe, folder: Path, stamps: Stamps, stage: Stage,
     taught = fill_slots(recipe.method, recipe.objective, recipe.alignment)[0]
     tasks = taught if stage == "after" and isinstance(taught, LabelMultitask) else None
     prefixes = [] if tasks is None else [tasks.label_prefix]
-    inputs = digest([recipe.student, asdict(recipe.evaluate), stage, seed, *prefixes], files)
+    watched = [] if recipe.target is None else [DOMAINS]
+    inputs = digest([recipe.student, asdict(recipe.evaluate), stage, seed, *prefixes, *watched], files)
     name = f"evaluate-{stage}"
 
     def clear() -> None:
@@ -179,12 +186,14 @@ def evaluate_student(recipe: Recipe, folder: Path, stamps: Stamps, stage: Stage,
         log = PredictionLog(folder / "predictions.jsonl")
         provenance = _provenance(recipe, folder, stage)
         refused: list[Refusal] = []
-        for split in splits:
-            chosen = _first_sets(read_split(folder, split), recipe.evaluate.max_sets)
+        asked = {split: _first_sets(read_split(folder, split), recipe.evaluate.max_sets) for split in splits}
+        if tasks is not None:
+            asked = {split: [tasks.asked(row) for row in rows] for split, rows in asked.items()}
+        for split, rows in asked.items():
             refused += answer_rows(
                 backend,
                 student.tokenizer,
-                chosen if tasks is None else [tasks.asked(row) for row in chosen],
+                rows,
                 log,
                 provenance,
                 split=split,
@@ -198,6 +207,8 @@ def evaluate_student(recipe: Recipe, folder: Path, stamps: Stamps, stage: Stage,
         check_refused(refused, sum(len(read_split(folder, split)) for split in splits), recipe.max_refused, listed)
         if not any(log.done(stage, split) for split in splits):
             raise UserError(f"No test row could be asked, the first one because: {refused[0]}. All are in {listed}.")
+        if recipe.target is not None:
+            write_domains(folder, stage, backend, student.tokenizer, asked)
 
     stamps.step(name, inputs, clear=clear, do=do)
 
@@ -337,7 +348,8 @@ def _forget(folder: Path, stage: Stage) -> None:
     """Drop the answers of a stage; those of the other stage stay."""
     if (folder / "representations" / stage).exists():
         shutil.rmtree(folder / "representations" / stage)
-    (folder / "refused" / f"{stage}.jsonl").unlink(missing_ok=True)
+    for left in (folder / "refused" / f"{stage}.jsonl", folder / DOMAINS / f"{stage}.json"):
+        left.unlink(missing_ok=True)
     path = folder / "predictions.jsonl"
     if path.exists():
         lines = _lines(path)
@@ -349,6 +361,9 @@ def _take_over(donor: Path, folder: Path, stage: Stage) -> None:
     lines = _lines(own) if own.exists() else []
     donated = _lines(donor / "predictions.jsonl")
     shutil.copytree(donor / "representations" / stage, folder / "representations" / stage, dirs_exist_ok=True)
+    if (donor / DOMAINS / f"{stage}.json").exists():
+        (folder / DOMAINS).mkdir(exist_ok=True)
+        shutil.copy(donor / DOMAINS / f"{stage}.json", folder / DOMAINS)
     write_lines(own, lines + [line for line in donated if json.loads(line)["stage"] == stage])
 
 

@@ -52,6 +52,7 @@ def summary(traces: Sequence[Trace], spent: Mapping[str, Any], n_refused: int) -
     return {
         **spent,
         "refused": n_refused,
+        "not_unicode": sum("\ufffd" in trace.text for trace in traces),
         "all": _numbers(traces),
         "by_domain": {d: _numbers([t for t in traces if (t.row.domain or NO_DOMAIN) == d]) for d in domains},
         "by_teacher": {name: _numbers([t for t in traces if t.teacher == name]) for name in teachers},
@@ -71,6 +72,8 @@ def summary_lines(numbers: Mapping[str, Any]) -> list[str]:
         f"{tokens}{money}",
         f"  all: {_words(numbers['all'])}",
     ]
+    if numbers["not_unicode"]:
+        lines.append(f"  {numbers['not_unicode']} traces have characters that are no Unicode, U+FFFD in their place")
     lines += [f"  domain {name}: {_words(one)}" for name, one in numbers["by_domain"].items()]
     if len(numbers["by_teacher"]) > 1:
         lines += [f"  teacher {name}: {_words(one)}" for name, one in numbers["by_teacher"].items()]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -23,10 +24,10 @@ from isodistill.pipeline.stamps import Stamps, digest
 from isodistill.pipeline.taught import Trace, summary, summary_lines
 from isodistill.pipeline.teachers import make_teacher
 from isodistill.recipe import Recipe
-from isodistill.teachers.asking import Refused, ask_all, cost_of, most_cost, prompt_tokens
+from isodistill.teachers.asking import Refused, ask_all, cost_of, prompt_tokens
 from isodistill.teachers.prompts import Template, builtin_examples, load_template, one_answer_sentence
 from isodistill.teachers.settings import Teach, TeacherSettings, parse_teach
-from isodistill.teachers.store import AnswerStore, Request
+from isodistill.teachers.store import AnswerStore, Request, answered_keys
 
 __all__ = ["plan_in_words", "summary_lines", "teach_rows"]
 
@@ -67,7 +68,8 @@ def teach_rows(recipe: Recipe, folder: Path, stamps: Stamps) -> bool:
     ``traces.jsonl`` is the store: no change of the recipe ever deletes it. ``taught/`` is made from it anew:
     ``SPLIT.jsonl`` are the rows to learn from, ``verdicts.jsonl`` marks every trace, right or wrong, with its reason,
     ``overlap.json`` tells which rows with their traces repeat evaluation rows, and ``teach.json`` adds up. The splits
-    train and valid are taught; test problems are never shown to a teacher.
+    train and valid are taught; test problems are never shown to a teacher. Where an error leaves no rows, ``taught``
+    stays as it was, and verdicts and numbers lie in ``refused/taught``.
 
     Returns:
         Whether the step was done now; it prints what came of it.
@@ -77,32 +79,51 @@ def teach_rows(recipe: Recipe, folder: Path, stamps: Stamps) -> bool:
             in use, the disk is full, too many requests got no answer, or no trace is left to learn from.
     """
     plan = _plan(recipe, folder)
-    target = folder / "taught"
-
-    def clear() -> None:
-        for path in target.glob("*"):
-            path.unlink()
+    target, made, failed = folder / "taught", folder / "taught.part", folder / "refused" / "taught"
 
     def do() -> None:
         need_sandbox(asked.row for asked in plan.asked)  # before anything is paid for
         with AnswerStore(folder / TRACES, plan.made_with) as store:
             refused = _ask(recipe, plan, store)
             traces = _judged(plan, store)
+            without_text = [one for one in refused if not store.n_texts(one.request.key)]
             numbers = summary(traces, _spending(plan, store), len(refused))
-        _check_refused(recipe, folder, plan, refused)
-        write_lines(target / "verdicts.jsonl", [json.dumps(_verdict(trace), ensure_ascii=False) for trace in traces])
-        for split in sorted({asked.split for asked in plan.asked}):
-            kept = _kept(plan.teach, [t for t in traces if t.split == split], split)
-            if split == "train":  # again, for a teacher may know the benchmarks by heart
-                tests = [row for name in untaught_splits(folder) for row in read_split(folder, name)]
-                checked = without_overlaps(recipe, [*kept, *tests], target / "overlap.json", "rows with their traces")
-                kept = checked[: len(checked) - len(tests)]
-            if kept:
-                write_rows(target / f"{split}.jsonl", kept)
-        write_lines(target / "teach.json", [json.dumps(numbers, indent=1)])
+        _replace(made)
+        write_lines(made / "verdicts.jsonl", [json.dumps(_verdict(trace), ensure_ascii=False) for trace in traces])
+        write_lines(made / "teach.json", [json.dumps(numbers, indent=1)])
         print("\n".join(summary_lines(numbers)), flush=True)
+        try:
+            _check_refused(recipe, folder, plan, without_text)
+            _write_learned(recipe, folder, plan, traces, made)
+        except UserError:  # the rows of an earlier teaching stay; what is known about this one lies beside the refusals
+            _replace(failed, by=made)
+            raise
+        _replace(failed)
+        _replace(target, by=made)
 
-    return stamps.step("teach", plan.inputs, clear=clear, do=do)
+    # Nothing is cleared beforehand: what was taught before is replaced when the new rows are there.
+    return stamps.step("teach", plan.inputs, clear=lambda: None, do=do)
+
+
+def _write_learned(recipe: Recipe, folder: Path, plan: _Plan, traces: Sequence[Trace], made: Path) -> None:
+    """The rows to learn from, and what they share with evaluation rows."""
+    for split in sorted({asked.split for asked in plan.asked}):
+        kept = _kept(plan.teach, [t for t in traces if t.split == split], split)
+        if split == "train":  # again, for a teacher may know the benchmarks by heart
+            tests = [row for name in untaught_splits(folder) for row in read_split(folder, name)]
+            checked = without_overlaps(recipe, [*kept, *tests], made / "overlap.json", "rows with their traces")
+            kept = checked[: len(checked) - len(tests)]
+        if kept:
+            write_rows(made / f"{split}.jsonl", kept)
+
+
+def _replace(folder: Path, by: Path | None = None) -> None:
+    """Remove a folder, and put another one in its place."""
+    if folder.exists():
+        shutil.rmtree(folder)
+    if by is not None:
+        folder.parent.mkdir(exist_ok=True)
+        by.rename(folder)
 
 
 def plan_in_words(recipe: Recipe, folder: Path) -> list[str]:
@@ -111,16 +132,18 @@ def plan_in_words(recipe: Recipe, folder: Path) -> list[str]:
     requests = {asked.request.key: asked.request for asked in plan.asked}
     stored: set[str] = set()
     if (folder / TRACES).exists():
-        with AnswerStore(folder / TRACES, plan.made_with) as store:
-            stored = set(store) & requests.keys()
+        stored = answered_keys(folder / TRACES, plan.made_with) & requests.keys()
     lines = [f"{len(requests)} requests, {len(stored)} answered already, {len(requests) - len(stored)} to ask"]
     for name, settings in plan.by_name.items():
         todo = [r for key, r in requests.items() if r.teacher == name and key not in stored]
-        reading = sum(prompt_tokens(request) for request in todo)
+        # A server that knows no n reads the prompt once for every text.
+        sendings = plan.teach.n if settings.kind == "server" else 1
+        reading = sendings * sum(prompt_tokens(request) for request in todo)
         writing = sum(request.sampling.n * request.sampling.max_tokens for request in todo)
         prices = settings.limits.prices
-        cost = sum(most_cost(request, prices) for request in todo)
-        money = f"at most {cost:.4f} in money" if prices else "no prices given, so no money is counted"
+        money = "no prices given, so no money is counted"
+        if prices:
+            money = f"at most {prices.of(reading, writing):.4f} in money"
         lines.append(
             f"  {name}: {len(todo)} requests, about {reading} tokens of prompts (3 characters each), at most {writing} "
             f"tokens of answers, {money}"
@@ -133,6 +156,11 @@ def _plan(recipe: Recipe, folder: Path) -> _Plan:
     teach = parse_teach(recipe.teach)
     shown = teach.examples or (builtin_examples() if teach.prompt == "few_shot" else None)
     examples = [] if shown is None else load_rows(shown, max_refused=0).rows
+    if bare := [row.id for row in examples if row.completion is None]:
+        raise UserError(
+            f"teach.examples: row {bare[0]} of {shown} has no completion, so there is nothing to show. Give every "
+            "example a worked solution, or leave it out."
+        )
     template, plain = load_template(teach.prompt, examples), load_template("plain")
     settings = teach.settings
     asked = []
@@ -140,14 +168,30 @@ def _plan(recipe: Recipe, folder: Path) -> _Plan:
         if (folder / "problems" / f"{split}.jsonl").exists():
             for row in read_split(folder, split):
                 asked += [_Asked(row, split, one) for one in _requests(teach, settings, template, plain, row)]
+    _check_route(teach, folder)
     by_name = {one.identity: one for one in settings.values()}
-    made_with = {"teachers": sorted(by_name), "template": template.id, "sampling": asdict(teach.sampling)}
+    # The teachers stand in the keys alone, so that one more is asked beside the others and none of them again.
+    made_with = {"template": template.id, "sampling": asdict(teach.sampling)}
     keys = sorted(asked_one.request.key for asked_one in asked)
     files = [folder / "problems" / f"{split}.jsonl" for split in ("train", "valid", *untaught_splits(folder))]
     files += [path for name in recipe.overlap.against for path in source_files(name)]
     settings_of_rows = [made_with, keys, teach.keep, teach.check_steps, asdict(recipe.overlap)]
     inputs = digest(settings_of_rows, [path for path in files if path.exists()])
     return _Plan(teach, by_name, asked, made_with, inputs)
+
+
+def _check_route(teach: Teach, folder: Path) -> None:
+    """Refuse a value of ``teach.route`` that no row has, in any split: it is mistyped."""
+    if teach.by is None or not teach.route:
+        return
+    splits = [name for name in ("train", "valid") if (folder / "problems" / f"{name}.jsonl").exists()]
+    rows = [row for name in [*splits, *untaught_splits(folder)] for row in read_split(folder, name)]
+    found = {str(getattr(row, teach.by)) for row in rows}
+    if unused := [value for value in teach.route if value not in found]:
+        raise UserError(
+            f"teach.route names {unused[0]!r}, but no row has this {teach.by}; the rows have "
+            f"{', '.join(sorted(found)[:10])}."
+        )
 
 
 def _requests(
@@ -200,7 +244,7 @@ def _judged(plan: _Plan, store: AnswerStore) -> list[Trace]:
     traces = []
     for asked in plan.asked:
         request = asked.request
-        if request.key not in store:
+        if not store.n_texts(request.key):
             continue
         answer = store.get(request.key)
         tokens = None if answer.completion_tokens is None else answer.completion_tokens / max(1, len(answer.texts))
@@ -212,7 +256,7 @@ def _judged(plan: _Plan, store: AnswerStore) -> list[Trace]:
 
 def _spending(plan: _Plan, store: AnswerStore) -> dict[str, float | int | None]:
     """Tokens and money of all answers, those of earlier sittings included; None where a teacher did not tell."""
-    known = {a.request.key: a.request for a in plan.asked if a.request.key in store}
+    known = {a.request.key: a.request for a in plan.asked if store.n_texts(a.request.key)}
     answers = [store.get(key) for key in known]
     priced = all(settings.limits.prices for settings in plan.by_name.values())
     cost = sum(
@@ -265,8 +309,8 @@ def _kept(teach: Teach, traces: Sequence[Trace], split: str) -> list[Row]:
     if split == "train" and not texts:
         first = f" The first one {traces[0].judged.reason}." if traces else ""
         raise UserError(
-            f"None of {len(traces)} traces can be learned from.{first} See taught/verdicts.jsonl; another teacher, "
-            "another template (teach.prompt) or a larger teach.max_tokens may help. The answers are kept."
+            f"None of {len(traces)} traces can be learned from.{first} See refused/taught/verdicts.jsonl; another "
+            "teacher, another template (teach.prompt) or a larger teach.max_tokens may help. The answers are kept."
         )
     return [
         replace(
@@ -282,5 +326,5 @@ def _kept(teach: Teach, traces: Sequence[Trace], split: str) -> list[Row]:
 
 
 def _is_kept(teach: Teach, judged: Judged) -> bool:
-    """A trace that was cut off is never learned from: it would teach to stop in the middle."""
+    """A trace that was cut off before its answer was complete is never learned from."""
     return judged.verdict == "correct" or (teach.keep == "all" and judged.verdict != "truncated")

@@ -29,7 +29,7 @@ from isodistill.training.teaching import TeacherModel
 from isodistill.validity import JudgeScorer, Scorer
 from isodistill.validity.identity import fingerprint
 
-__all__ = ["make_teacher", "training_scorer", "training_teacher"]
+__all__ = ["judge_settings", "make_teacher", "training_scorer", "training_teacher"]
 
 
 def make_teacher(settings: TeacherSettings, recipe: Recipe) -> Teacher:
@@ -98,11 +98,11 @@ def training_teacher(
     return LogitCache(folder / "teacher-logits", maker, k=recipe.teacher_top_k), None
 
 
-def training_scorer(recipe: Recipe) -> Scorer | None:
-    """The judge that ``steps.scorer`` of VCRD names; None for every other scorer, which the trainer makes itself.
+def judge_settings(recipe: Recipe) -> tuple[TeacherSettings, int] | None:
+    """Teacher and ``max_tokens`` of the judge that ``steps.scorer`` of VCRD names; None for every other scorer.
 
     Raises:
-        UserError: its teacher cannot be made.
+        UserError: an unknown key, or settings of a teacher that do not go together.
     """
     objective = fill_slots(recipe.method, recipe.objective, recipe.alignment)[0]
     settings = objective.step_settings if isinstance(objective, VCRD) else None
@@ -114,4 +114,17 @@ def training_scorer(recipe: Recipe) -> Scorer | None:
             "A judge is given as {name: judge, teacher: {kind: server, model: ..., base_url: ...}, max_tokens: 8}."
         )
     asked = parse_settings(TeacherSettings, given["teacher"], [], "the judge of the objective vcrd")
-    return JudgeScorer(make_teacher(asked, recipe), asked.workers, given.get("max_tokens", 8))
+    return asked, given.get("max_tokens", 8)
+
+
+def training_scorer(recipe: Recipe) -> Scorer | None:
+    """The judge of ``judge_settings``; None for every other scorer, which the trainer makes itself.
+
+    Raises:
+        UserError: its teacher cannot be made.
+    """
+    judge = judge_settings(recipe)
+    if judge is None:
+        return None
+    asked, max_tokens = judge
+    return JudgeScorer(make_teacher(asked, recipe), asked.workers, max_tokens)

@@ -67,7 +67,7 @@ def _scores(summary: Mapping[str, Any], ranked: Sequence[Mapping[str, Any]]) -> 
         marks=[(ranked[n_out - 1]["score"], f"lowest {100 * summary['remove']:g} %")] if n_out else [],
         name="scores",
         title="Scores of all pairs",
-        label="relative influence; left of 0 is harmful",
+        label="influence; left of 0 is harmful",
     )
 
 
@@ -77,9 +77,12 @@ def _removal(found: Mapping[str, Any] | None) -> list[tuple[str, str]]:
         return []
     shares = [100 * share for share in found["shares"]]
     plots = []
-    for key, title, factor in (("loss", "Loss on the queries", 1), ("accuracy", "Queries that find their own, %", 100)):
+    for key, title, label_y, factor in (
+        ("loss", "Loss on the queries", "loss", 1),
+        ("accuracy", "Queries that find their own second item", "queries, %", 100),
+    ):
         series = {label: (shares, [factor * y for y in found[name][key]]) for name, label in _RANKINGS.items()}
-        svg = curves(series, ylabel=title, xlabel="pairs left out, %", name=f"removal-{key}", title=title)
+        svg = curves(series, ylabel=label_y, xlabel="pairs left out, %", name=f"removal-{key}", title=title)
         plots.append((title, svg))
     return plots
 

@@ -25,7 +25,8 @@ _NOT_SPLITS = ("refused",)
 def data_section(folder: Path) -> dict[str, Any]:
     """What the page shows of ``folder/problems``, and of ``folder/taught`` where teachers wrote the traces.
 
-    Lengths are in words, for they do not hang on a tokenizer. Examples are picked by a hash of their id.
+    The rows that traces were kept for have a column of their own. Lengths are in words, for they do not hang on a
+    tokenizer. Examples are picked by a hash of their id.
 
     Raises:
         UserError: a file is damaged.
@@ -34,11 +35,13 @@ def data_section(folder: Path) -> dict[str, Any]:
     names.sort(key=lambda name: (_FIRST.index(name) if name in _FIRST else len(_FIRST), name))
     splits = {name: read_lines(folder / "problems" / f"{name}.jsonl") for name in names}
     taught = folder / "taught" / "train.jsonl"
+    learned = {"train, taught": read_lines(taught)} if taught.exists() else {}
+    shown = splits | learned
     overlaps = [folder / part / "overlap.json" for part in ("taught", "problems")]
     return {
         "licences": _licences([row for rows in splits.values() for row in rows]),
-        "splits": _counts(splits),
-        "balance": _balance(splits),
+        "splits": _counts(shown),
+        "balance": _balance(shown),
         "overlap": _overlap(next((file for file in overlaps if file.exists()), None)),
         "examples": _examples(read_lines(taught) if taught.exists() else splits.get("train", [])),
     }

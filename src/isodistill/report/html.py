@@ -12,6 +12,7 @@ from markupsafe import Markup
 
 from isodistill.report import figures, tables, text
 from isodistill.report.data import data_section
+from isodistill.report.domains import read_apart
 from isodistill.report.sets import isomer_sets
 from isodistill.report.study import Study, cautions, claims, read_study
 from isodistill.report.traces import read_taught
@@ -73,6 +74,7 @@ def _context(study: Study, command: str) -> dict[str, Any]:
         "validity": [
             (label, pull) for label, run in study.runs if (pull := read_validity(run.path, run.metrics)) is not None
         ],
+        "apart": read_apart(study),
         "training": figures.training_figures(study),
         "bad_losses": [(label, count) for label, run in study.runs if (count := _not_finite(run.metrics))],
         "students": [label for label, _, _ in students],

@@ -23,7 +23,7 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from isodistill.report.run import Estimate
 
-__all__ = ["accuracies", "accuracy_consistency", "bars", "curves", "differences", "heat_map", "histogram"]
+__all__ = ["accuracies", "accuracy_consistency", "bars", "curves", "differences", "heat_map", "histogram", "scatter"]
 
 # The page's custom properties and their light values; c1 to c6 follow the colour-blind-safe set of Okabe and Ito.
 COLOURS = {
@@ -238,6 +238,25 @@ def curves(
         axes.xaxis.set_major_locator(MaxNLocator(5, integer=True, steps=[1, 2, 5, 10]))
 
     return _svg(draw, name, title, height=2.7)
+
+
+def scatter(groups: Mapping[str, Sequence[Sequence[float]]], *, name: str, title: str) -> str:
+    """Points of some groups on a map whose axes mean nothing.
+
+    Args:
+        groups: label -> (x, y) of its points.
+        name: unique in the page.
+        title: what a screen reader says.
+    """
+
+    def draw(axes: Axes) -> None:
+        for i, (label, points) in enumerate(groups.items()):
+            x, y = zip(*points, strict=True)
+            axes.plot(x, y, MARKERS[i], color=LINES[i], markersize=3, linestyle="", label=label)
+        axes.set_xticks([])
+        axes.set_yticks([])
+
+    return _svg(draw, name, title, height=3.2)
 
 
 def heat_map(

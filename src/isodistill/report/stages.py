@@ -88,22 +88,23 @@ def _means(numbers: Mapping[str, Any]) -> list[tuple[str, str, str]]:
 
 
 def _by_stage(numbers: Mapping[str, Any], stages: Sequence[str]) -> Table:
-    """Accuracy and LCS ratio of every stage: untrained, just after it, and at the end."""
+    """Accuracy, LCS and LCS ratio of every stage: untrained, just after it, and at the end."""
     rows = []
     for j, name in enumerate(stages):
         cells = [_share(numbers["b"][j] if numbers["b"] else None)]
         cells += [_share(numbers["R"][i][j], numbers["R_ci95"][i][j]) for i in (j, len(stages) - 1)]
-        before = numbers["lcs_ratio_before"]
-        ratios = [before[j] if before else None, *(numbers["lcs_ratio"][i][j] for i in (j, len(stages) - 1))]
-        cells += [Cell(DASH if ratio is None else f"{ratio:.3f}") for ratio in ratios]
+        for key in ("lcs", "lcs_ratio"):
+            before = numbers[f"{key}_before"]
+            values = [before[j] if before else None, *(numbers[key][i][j] for i in (j, len(stages) - 1))]
+            cells += [Cell(DASH if value is None else f"{value:.3f}") for value in values]
         rows.append(Row(name, "", cells))
     moments = ("untrained", "after it", "at the end")
-    columns = [f"accuracy, {moment}" for moment in moments] + [f"LCS ratio, {moment}" for moment in moments]
+    columns = [f"{what}, {moment}" for what in ("accuracy", "LCS", "LCS ratio") for moment in moments]
     notes = [] if any(ratio is not None for row in numbers["lcs_ratio"] for ratio in row) else [_NO_LCS]
     return Table(columns, rows, notes)
 
 
-_NO_LCS = "The LCS ratio needs complete isomer sets, and the stages have none."
+_NO_LCS = "LCS and its ratio need complete isomer sets, and the stages have none."
 
 
 def _share(value: float | None, interval: Sequence[float] | None = None) -> Cell:

@@ -60,6 +60,7 @@ def read_taught(folder: Path) -> Taught | None:
     notes = [
         f"{pair}: their answers differ in {one['differ']} of {one['problems']} problems."
         for pair, one in numbers["disagreement"].items()
+        if one["problems"]
     ]
     columns = ["traces", "correct, %", *(_OTHERS[kind] for kind in kinds), "words"]
     return Taught(f"{asked}.", Table(columns, rows), notes, {_OTHERS[k]: e for k, e in numbers["examples"].items()})

@@ -7,7 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from isodistill.errors import TeacherError, UserError
 from isodistill.teachers.base import Answer, Teacher
@@ -60,6 +60,9 @@ def ask_all(
 ) -> list[Refused]:
     """Put the answer to every request into the store; those that are there already are not asked.
 
+    An answer that comes in parts is asked for until it is whole, and each part is stored, paced and paid for by itself.
+    Requests that an earlier sitting got no answer to are asked last, and do not count as signs of a teacher at fault.
+
     Each teacher has ``workers`` threads of its own. Ctrl-C, or an error that stops the run, lets the requests in flight
     come back first, for they are paid for.
 
@@ -80,13 +83,15 @@ def ask_all(
         KeyboardInterrupt: Ctrl-C; likewise.
     """
     todo: dict[str, dict[str, Request]] = {name: {} for name in teachers}
-    for request in requests:
-        if request.key not in store:
-            todo[request.teacher][request.key] = request
+    missing = [request for request in requests if request.key not in store]
+    for request in sorted(missing, key=lambda request: store.was_refused(request.key)):
+        todo[request.teacher][request.key] = request
+    answered = {request.teacher for request in requests if store.n_texts(request.key)}
     stop = threading.Event()
     purse = Purse(max_cost, 0.0 if max_cost is None else _spent(store, requests, limits))
+    done = on_done or (lambda request: None)
     lines = [
-        _Line(teacher, limits[name], list(todo[name].values()), store, purse, stop, on_done or (lambda request: None))
+        _Line(teacher, limits[name], list(todo[name].values()), store, purse, stop, done, name in answered)
         for name, teacher in teachers.items()
     ]
     workers = [line for line in lines for _ in range(min(line.limits.workers, len(todo[line.teacher.name])))]
@@ -124,7 +129,7 @@ def cost_of(request: Request, answer: Answer, prices: Prices | None) -> float:
 
 
 def _spent(store: AnswerStore, requests: Sequence[Request], limits: Mapping[str, Limits]) -> float:
-    known = {request.key: request for request in requests if request.key in store}
+    known = {request.key: request for request in requests if store.n_texts(request.key)}
     return sum(cost_of(r, store.get(key), limits[r.teacher].prices) for key, r in known.items())
 
 
@@ -145,6 +150,7 @@ class _Line:
         purse: Purse,
         stop: threading.Event,
         on_done: Callable[[Request], None],
+        ever_answered: bool,
     ) -> None:
         self.teacher, self.limits = teacher, limits
         self.refused: list[Refused] = []
@@ -155,7 +161,8 @@ class _Line:
             stop,
             on_done,
         )
-        self._ever_answered = False
+        self._ever_answered = ever_answered
+        self._n_answered = 0
         self._pace = Pace(limits.per_minute, stop)
         self._lock = threading.Lock()
         self._given_up = self._turned_down = 0
@@ -175,40 +182,60 @@ class _Line:
             raise
 
     def _ask(self, request: Request) -> None:
-        most = most_cost(request, self.limits.prices)
-        for failures in range(1, self.limits.tries + 1):
-            self._purse.lay_aside(most)
-            cost = 0.0
+        """Send a request until its answer is whole, it is given up, or the run stops."""
+        failures, n_before = 0, self._n_answered
+        while request.key not in self._store:
+            after = None
             try:
-                self._pace.wait()
-                if self._stop.is_set():
-                    return
-                start = time.monotonic()
-                answer = self.teacher.answer(request.messages, request.sampling)
-                cost = cost_of(request, answer, self.limits.prices)
-                self._store.add(request, answer, time.monotonic() - start)
+                self._send(request)
             except TeacherError as error:
+                failures += 1
                 if not error.retry or failures == self.limits.tries:
-                    self._give_up(request, error)
+                    self._give_up(request, error, alone=self._n_answered > n_before)
                     return
-                if error.after:
-                    self._pace.hold(error.after)
-                last = error
+                after = self._pace.hold(error.after, self.teacher.name) if error.after else None
             else:
-                with self._lock:
-                    self._given_up, self._ever_answered = 0, True
-                self._on_done(request)
+                failures = 0
+            if self._stop.is_set() or (failures and self._stop.wait(backoff(failures, after, self._rng))):
                 return
-            finally:
-                self._purse.settle(most, cost)
-            if self._stop.wait(backoff(failures, last.after, self._rng)):
-                return
+        self._on_done(request)
 
-    def _give_up(self, request: Request, error: TeacherError) -> None:
-        """Count a request as refused, unless the teacher as a whole seems to be at fault."""
+    def _send(self, request: Request) -> None:
+        """Ask once for the texts that are still missing, and store what comes."""
+        n_texts, sampling = self._store.n_texts(request.key), request.sampling
+        part = replace(sampling, n=sampling.n - n_texts, seed=sampling.seed + n_texts)
+        sent = replace(request, sampling=part)
+        most = most_cost(sent, self.limits.prices)
+        self._purse.lay_aside(most)
+        cost = 0.0
+        try:
+            self._pace.wait()
+            if self._stop.is_set():
+                return
+            start = time.monotonic()
+            answer = self.teacher.answer(request.messages, part)
+            cost = cost_of(sent, answer, self.limits.prices)
+            self._store.add(request, answer, time.monotonic() - start)
+        finally:
+            self._purse.settle(most, cost)
         with self._lock:
-            self._given_up += error.retry
-            self._turned_down += not error.retry
+            self._given_up, self._ever_answered = 0, True
+            self._n_answered += 1
+
+    def _give_up(self, request: Request, error: TeacherError, *, alone: bool) -> None:
+        """Count a request as refused, unless the teacher as a whole seems to be at fault.
+
+        Args:
+            request: that got no answer.
+            error: of its last try.
+            alone: whether other requests were answered since its first try, so that the fault is its own.
+        """
+        known_bad = alone or self._store.was_refused(request.key)
+        self._store.refuse(request, str(error))
+        with self._lock:
+            if not known_bad:
+                self._given_up += error.retry
+                self._turned_down += not error.retry
             self.refused.append(Refused(request, str(error)))
             down = self._given_up >= _DOWN_AFTER
             unwilling = self._turned_down >= _REFUSED_FIRST and not self._ever_answered

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
+
+_SURROGATE = re.compile("[\ud800-\udfff]")
 
 Messages = Sequence[Mapping[str, str]]
 """Chat messages, each with ``role`` and ``content``."""
@@ -32,7 +35,8 @@ class Answer:
     """What came back for one request: ``n`` texts, why each ended (``stop``, ``length``, ...), and what it cost.
 
     Token counts are None where the teacher does not tell them. ``logprobs`` holds, per text and token, the log-prob
-    of each of the asked-for tokens; None where none were asked for.
+    of each of the asked-for tokens; None where none were asked for. Half a surrogate pair, which no file can hold,
+    becomes U+FFFD in texts. With ``more`` the teacher gave fewer texts than it was asked for and has more of them.
     """
 
     texts: tuple[str, ...]
@@ -40,6 +44,10 @@ class Answer:
     prompt_tokens: int | None = None
     completion_tokens: int | None = None
     logprobs: tuple[tuple[Mapping[str, float], ...], ...] | None = None
+    more: bool = False
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "texts", tuple(_SURROGATE.sub("\ufffd", text) for text in self.texts))
 
 
 class Teacher(Protocol):
@@ -51,5 +59,6 @@ class Teacher(Protocol):
     name: str
 
     def answer(self, messages: Messages, sampling: Sampling) -> Answer:
-        """The answer to one request; raises TeacherError with what failed and whether trying again can help."""
+        """What one sending brings, ``sampling.n`` texts or fewer; raises TeacherError with what failed and whether
+        trying again can help."""
         ...

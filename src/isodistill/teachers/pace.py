@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import random
 import threading
 import time
@@ -12,6 +13,8 @@ from isodistill.errors import UserError
 __all__ = ["Pace", "Prices", "Purse", "backoff"]
 
 _FIRST_WAIT_S, _LONGEST_WAIT_S = 0.5, 60.0
+_LONGEST_HOLD_S, _TOLD_FROM_S = 300.0, 10.0
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -58,10 +61,25 @@ class Pace:
             if self._stop.wait(left):
                 return
 
-    def hold(self, seconds: float) -> None:
-        """Let no request go out for so long: the server said so to one of them."""
+    def hold(self, seconds: float, name: str) -> float:
+        """Let no request go out for so long: the server said so to one of them. A long wait is told, once.
+
+        Args:
+            seconds: as the server said; more than ``_LONGEST_HOLD_S`` is cut to that.
+            name: of the teacher, for the message.
+
+        Returns:
+            The seconds that are waited.
+        """
+        waited = min(seconds, _LONGEST_HOLD_S)
         with self._lock:
-            self._held = max(self._held, time.monotonic() + seconds)
+            until = time.monotonic() + waited
+            told = waited >= _TOLD_FROM_S and until > self._held + _TOLD_FROM_S
+            self._held = max(self._held, until)
+        if told:
+            cut = f"; {waited:.0f} s is the longest that is waited" if waited < seconds else ""
+            _log.warning("The teacher %s asks to wait %.0f s before the next request%s.", name, seconds, cut)
+        return waited
 
 
 class Purse:

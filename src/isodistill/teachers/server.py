@@ -7,6 +7,7 @@ The body is read here, byte by byte against a deadline, so that a server that dr
 from __future__ import annotations
 
 import json
+import math
 import os
 import time
 from collections.abc import Mapping
@@ -20,6 +21,8 @@ __all__ = ["ServerTeacher", "open_client"]
 
 _MESSAGE_LIMIT = 500
 _MOST_BYTES = 64 * 2**20
+_SHORTEST_KEY = 8
+"""Characters; a shorter one is a placeholder such as EMPTY, which may stand in an honest answer, too."""
 
 
 def open_client(base_url: str, key_from: str, needed_by: str, extra: str, **options: Any) -> tuple[Any, Any]:
@@ -64,37 +67,33 @@ class ServerTeacher:
         )
 
     def answer(self, messages: Messages, sampling: Sampling) -> Answer:
-        """See ``Teacher.answer``; a server that gives fewer than n answers at once is asked for the rest.
+        """See ``Teacher.answer``; many servers know no n and give one text at a time.
 
         Raises:
             TeacherError: this request failed; ``retry`` says whether another try can help.
             UserError: the server refuses the key or does not know the model, so no request can succeed.
         """
-        choices: list[Mapping[str, Any]] = []
-        usage: list[Mapping[str, Any]] = []
-        while len(choices) < sampling.n:
-            body = self._body(messages, sampling, len(choices))
-            reply = self._post(body)
-            choices += _choices(reply)[: sampling.n - len(choices)]
-            usage.append(reply.get("usage") or {})
+        reply = self._post(self._body(messages, sampling))
+        choices = _choices(reply)[: sampling.n]
         return Answer(
-            texts=tuple(_text(choice) for choice in choices),
+            texts=tuple(self._without_key(_text(choice)) for choice in choices),
             finish_reasons=tuple(str(choice.get("finish_reason") or "unknown") for choice in choices),
-            prompt_tokens=_total(usage, "prompt_tokens"),
-            completion_tokens=_total(usage, "completion_tokens"),
+            prompt_tokens=_count(reply, "prompt_tokens"),
+            completion_tokens=_count(reply, "completion_tokens"),
             logprobs=tuple(_logprobs(choice) for choice in choices) if sampling.logprobs else None,
+            more=len(choices) < sampling.n,
         )
 
-    def _body(self, messages: Messages, sampling: Sampling, n_have: int) -> dict[str, Any]:
+    def _body(self, messages: Messages, sampling: Sampling) -> dict[str, Any]:
         body: dict[str, Any] = {
             "model": self._model,
             "messages": [dict(message) for message in messages],
             "max_tokens": sampling.max_tokens,
             "temperature": sampling.temperature,
-            "seed": (sampling.seed + n_have) % 2**31,  # servers take 32 bits
+            "seed": sampling.seed % 2**31,  # servers take 32 bits
         }
-        if sampling.n - n_have > 1:
-            body["n"] = sampling.n - n_have
+        if sampling.n > 1:
+            body["n"] = sampling.n
         if sampling.top_p < 1:
             body["top_p"] = sampling.top_p
         if sampling.stop:
@@ -147,9 +146,13 @@ class ServerTeacher:
     def _told(self, error: object) -> str:
         """The words of an error in one short line, without the key."""
         message = error.get("message") if isinstance(error, Mapping) else None
-        text = " ".join(str(message or error).split())[:_MESSAGE_LIMIT] or type(error).__name__
-        key = os.environ.get(self._key_from)
-        return text.replace(key, "***") if key else text
+        text = " ".join(self._without_key(str(message or error), shortest=1).split())
+        return text[:_MESSAGE_LIMIT] or type(error).__name__  # cut last: half a key would not be found
+
+    def _without_key(self, text: str, shortest: int = _SHORTEST_KEY) -> str:
+        """A text in which a server echoed the key, with ``***`` in its place."""
+        key = os.environ.get(self._key_from, "")
+        return text.replace(key, "***") if len(key) >= shortest else text
 
 
 def _json(content: bytes) -> Mapping[str, Any]:
@@ -157,7 +160,7 @@ def _json(content: bytes) -> Mapping[str, Any]:
         reply = json.loads(content.decode("utf-8"))
     except UnicodeDecodeError:
         raise TeacherError("the answer is not UTF-8.", retry=True) from None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise TeacherError(f"the answer is not JSON ({error}).", retry=True) from None
     if not isinstance(reply, dict):
         raise TeacherError("the answer is no JSON object.", retry=True)
@@ -175,20 +178,32 @@ def _choices(reply: Mapping[str, Any]) -> list[Mapping[str, Any]]:
 
 
 def _text(choice: Mapping[str, Any]) -> str:
-    return str(choice["message"].get("content") or "")
+    """The text of a choice; some servers give it as a list of parts."""
+    content = choice["message"].get("content")
+    if isinstance(content, list) and all(isinstance(p, dict) and isinstance(p.get("text"), str) for p in content):
+        return "".join(part["text"] for part in content)
+    if not isinstance(content, str | None):
+        raise TeacherError(f"a choice of the answer holds no text, but a {type(content).__name__}.", retry=False)
+    return content or ""
 
 
-def _total(usage: list[Mapping[str, Any]], name: str) -> int | None:
-    counts = [part.get(name) for part in usage]
-    return sum(c for c in counts if c is not None) if all(isinstance(c, int) for c in counts) else None
+def _count(reply: Mapping[str, Any], name: str) -> int | None:
+    """A number of tokens; None where the server does not tell one."""
+    usage = reply.get("usage")
+    count = usage.get(name) if isinstance(usage, dict) else None
+    return count if type(count) is int and count >= 0 else None
 
 
 def _logprobs(choice: Mapping[str, Any]) -> tuple[dict[str, float], ...]:
     try:
         tokens = choice["logprobs"]["content"]
-        return tuple({top["token"]: float(top["logprob"]) for top in token["top_logprobs"]} for token in tokens)
+        told = tuple({top["token"]: float(top["logprob"]) for top in token["top_logprobs"]} for token in tokens)
+        if all(math.isfinite(value) for token in told for value in token.values()):
+            return told
+        raise ValueError("infinite")
     except (KeyError, TypeError, ValueError):
-        raise TeacherError("log-probs were asked for, and the server gave none.", retry=False) from None
+        why = "log-probs were asked for, and the server gave none, or one that is no number."
+        raise TeacherError(why, retry=False) from None
 
 
 def _retry_after(headers: Mapping[str, str]) -> float | None:
@@ -202,5 +217,5 @@ def _retry_after(headers: Mapping[str, str]) -> float | None:
         pass
     try:
         return max(0.0, parsedate_to_datetime(value).timestamp() - time.time())
-    except ValueError:
+    except (ValueError, TypeError, OverflowError):
         return None

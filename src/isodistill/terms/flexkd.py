@@ -95,15 +95,15 @@ class FlexKD(FeatureTerm):
 
     def setup(self, widths: list[tuple[int, int]], seed: int) -> None:
         """Widths, and the seed of what is drawn."""
-        self._widths, self._seed = widths, seed
+        self.widths, self._seed = widths, seed
         self.idx, self.refreshed = [], 0
 
     def choose(self, scores: list[DimensionScores]) -> None:
         """Make idx of every pair from the scores of its teacher layer."""
         self.idx, self._chosen = [], {}
         if not scores:  # no teacher is wider than its student
-            scores = [DimensionScores(self.score, d_T) for _, d_T in self._widths]
-        for pair, ((d_S, d_T), one) in enumerate(zip(self._widths, scores, strict=True)):
+            scores = [DimensionScores(self.score, d_T) for _, d_T in self.widths]
+        for pair, ((d_S, d_T), one) in enumerate(zip(self.widths, scores, strict=True)):
             if d_S >= d_T:  # nothing to choose
                 self.idx.append(torch.arange(d_T))
                 continue

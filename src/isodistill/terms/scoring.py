@@ -23,8 +23,10 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from isodistill.data.encode import IGNORE_INDEX
 from isodistill.errors import UserError
 from isodistill.models.frozen import FrozenLinear
+from isodistill.models.hidden import watched_states
 from isodistill.objectives import StudentOutput
 
 __all__ = [
@@ -33,7 +35,6 @@ __all__ = [
 ]  # fmt: skip
 
 AGGREGATIONS = ("abs", "squared", "grad_x_input", "signed_sum")
-_IGNORED = -100
 _CHUNK = 256
 
 
@@ -65,38 +66,29 @@ def hidden_gradient(model: nn.Module, batch: Mapping[str, Tensor], layer: int = 
             A causal LM predicts labels one to the left, as everywhere in transformers; an encoder-decoder in place.
         layer: 1 to L counts layers, -1 is the last one after the final norm.
     """
-    found: list[Tensor] = []
     inputs = {name: value for name, value in batch.items() if name != "labels"}
     labels = batch["labels"]
     encoder_decoder = bool(cast(Any, model).config.is_encoder_decoder)
     if encoder_decoder and labels.dim() == 2:
         inputs["labels"] = labels  # from which the model makes the decoder's inputs
-    base = cast(Any, model).base_model
-    body = cast(nn.Module, getattr(base, "decoder", base))  # of OPT and BART, the part whose states the head reads
-
-    def keep(module: nn.Module, args: Any, out: Any) -> None:
-        found.append(out.last_hidden_state if layer == -1 else out.hidden_states[layer])
-
     flags = {p: p.requires_grad for p in model.parameters()}
     training = model.training
-    hook = body.register_forward_hook(keep)
     try:
         # Only J's dependence on h is asked for; with all parameters frozen there would be no graph to ask.
         for p in flags:
             p.requires_grad_(p.is_floating_point())
-        with torch.enable_grad():
+        with torch.enable_grad(), watched_states(model, [layer]) as found:
             logits = model.eval()(**inputs, output_hidden_states=layer != -1).logits
             if labels.dim() == 2 and not encoder_decoder:
                 logits, labels = logits[:, :-1], labels[:, 1:]
             logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
-            J = -F.cross_entropy(logits.flatten(0, -2), labels.flatten(), ignore_index=_IGNORED, reduction="sum")
-            g = torch.autograd.grad(J, found[0])[0]
+            J = -F.cross_entropy(logits.flatten(0, -2), labels.flatten(), ignore_index=IGNORE_INDEX, reduction="sum")
+            g = torch.autograd.grad(J, found[layer])[0]
     finally:
-        hook.remove()
         for p, flag in flags.items():
             p.requires_grad_(flag)
         model.train(training)
-    return g, found[0].detach()
+    return g, found[layer].detach()
 
 
 @dataclass

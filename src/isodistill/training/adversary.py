@@ -23,6 +23,7 @@ from isodistill.models.prompt import PROMPT, WEIGHTS, PromptEncoder, add_prompt,
 from isodistill.objectives import VCRD, StudentOutput
 from isodistill.terms import PRADA
 from isodistill.training.config import DistillConfig
+from isodistill.training.rising_loss import RisingLoss
 from isodistill.training.step_term import StepTerm
 
 __all__ = ["Adversary"]
@@ -158,6 +159,8 @@ class Adversary(StepTerm):
         self._target = target
         d = self.model.get_base_model().get_output_embeddings().in_features
         self.term.setup(d, len(self.domains), total_steps, self.args.seed)
+        if self.active:
+            self.trainer.add_callback(RisingLoss(self.term.lam))
 
     def begin(self, batches: Sequence[Mapping[str, Tensor]], counts: Tensor) -> None:
         """Draw the target questions of a step, and count the rows of every domain over micro-batches and processes.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -14,9 +15,10 @@ from isodistill.models.load import hidden_layers
 from isodistill.numerics.correlation import PairMoments, correlation_loss
 from isodistill.objectives import StudentOutput, TeacherOutput, TrainedTokens
 from isodistill.terms import FeatureTerm, FlexKD
+from isodistill.terms.scoring import DimensionScores
 from isodistill.training.config import DistillConfig
 from isodistill.training.forward import trained_tokens
-from isodistill.training.scoring import scored
+from isodistill.training.scoring import score_rows, scored
 from isodistill.training.step_term import StepTerm, alignment_obstacles
 
 __all__ = ["FeatureStep"]
@@ -92,7 +94,17 @@ class FeatureStep(StepTerm):
         term.refreshed = step // term.refresh_every if term.refresh_every else 0
         if due or not term.idx:
             widths = self._widths()
-            term.choose(scored(self.trainer, term, widths) if any(d_S < d_T for d_S, d_T in widths) else [])
+            term.choose(self._scored(term, widths) if any(d_S < d_T for d_S, d_T in widths) else [])
+
+    def _scored(self, term: FlexKD, widths: list[tuple[int, int]]) -> list[DimensionScores]:
+        add = functools.partial(score_rows, self.trainer, [teacher for teacher, _ in term.layers])
+        return scored(
+            *(term, widths, self.trainer.teacher.model, self.trainer.train_dataset),
+            described=lambda row: [row.input_ids, row.labels],
+            add=add,
+            args=self.args,
+            dtype=str(self.args.compute_dtype),
+        )
 
     def _look(self, batch: Mapping[str, Tensor]) -> None:
         """Add a micro-batch to the moments of the step; the same forwards as in training, so the same numbers."""

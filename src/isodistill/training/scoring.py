@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Callable, Sequence
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
+from torch import Tensor, nn
+from transformers import TrainingArguments
 
 from isodistill.data.encode import Encoded
 from isodistill.terms import FlexKD
@@ -24,59 +26,64 @@ from isodistill.terms.scoring import (
 )
 from isodistill.training.forward import trained_tokens
 
-__all__ = ["scored"]
+__all__ = ["score_rows", "scored"]
 
 _ROWS = 8
 
 
-def scored(trainer: Any, term: FlexKD, widths: list[tuple[int, int]]) -> list[DimensionScores]:
+def scored(
+    term: FlexKD,
+    widths: list[tuple[int, int]],
+    teacher: nn.Module,
+    rows: Sequence[Any],
+    described: Callable[[Any], Any],
+    add: Callable[[Sequence[Any], list[DimensionScores], int], None],
+    args: TrainingArguments,
+    dtype: str,
+) -> list[DimensionScores]:
     """Scores of every pair's teacher layer on the next ``examples`` rows; read from disk where they were made before.
 
     Args:
-        trainer: the ``DistillTrainer``, its teacher in place.
         term: says how; ``term.refreshed`` counts the blocks of rows that were scored before.
         widths: d_S and d_T of every pair.
+        teacher: whose weights are a part of the file's key.
+        rows: those of the training.
+        described: what of a row decides its scores, in JSON.
+        add: puts some rows into the scores, as of one half of the examples.
+        args: of the training.
+        dtype: that the teacher computes in.
     """
     scores = [DimensionScores(term.score, d_T) for _, d_T in widths]
-    rows = _rows(trainer.train_dataset, term, trainer.args.seed)
-    layers = [teacher for teacher, _ in term.layers]
-    texts = sha256(json.dumps([[row.input_ids, row.labels] for row in rows]).encode()).hexdigest()
-    key = fingerprint(trainer.teacher.model, json.dumps([term.score, layers, str(trainer.args.compute_dtype), texts]))
-    path = Path(trainer.args.output_dir) / "flexkd" / f"scores-{key[:16]}.safetensors"
-    if _everywhere(load_scores(path, key, scores), trainer.args):
+    chosen = _next(rows, term, args.seed)
+    layers = [teacher_layer for teacher_layer, _ in term.layers]
+    texts = sha256(json.dumps([described(row) for row in chosen]).encode()).hexdigest()
+    key = fingerprint(teacher, json.dumps([term.score, layers, dtype, texts]))
+    path = Path(args.output_dir or ".") / "flexkd" / f"scores-{key[:16]}.safetensors"
+    if _everywhere(load_scores(path, key, scores), args):
         return scores
     scores = [DimensionScores(term.score, d_T) for _, d_T in widths]
     began = time.perf_counter()
-    for half, mine in enumerate((rows[: len(rows) // 2], rows[len(rows) // 2 :])):
-        shard = mine[trainer.args.process_index :: trainer.args.world_size]
+    for half, mine in enumerate((chosen[: len(chosen) // 2], chosen[len(chosen) // 2 :])):
+        shard = mine[args.process_index :: args.world_size]
         for start in range(0, len(shard), _ROWS):
-            batch = trainer._prepare_inputs(trainer.data_collator(shard[start : start + _ROWS]))
-            _add(trainer, layers, batch, scores, half)
-    if trainer.args.world_size > 1:
+            add(shard[start : start + _ROWS], scores, half)
+    if args.world_size > 1:
         for one in scores:
             for sums in (one.halves, one.moments):
                 dist.all_reduce(sums)
-    if trainer.args.process_index == 0:
+    if args.process_index == 0:
         save_scores(path, key, scores)
-        print(f"teacher scored on {len(rows)} rows in {time.perf_counter() - began:.1f} s; kept in {path}", flush=True)
+        print(
+            f"teacher scored on {len(chosen)} rows in {time.perf_counter() - began:.1f} s; kept in {path}", flush=True
+        )
     return scores
 
 
-def _rows(encoded: list[Encoded], term: FlexKD, seed: int) -> list[Encoded]:
-    order = torch.randperm(len(encoded), generator=torch.Generator().manual_seed(seed)).tolist()
-    n = min(term.examples, len(encoded))
-    return [encoded[order[(term.refreshed * n + i) % len(encoded)]] for i in range(n)]
-
-
-def _everywhere(found: bool, args: Any) -> bool:
-    """Whether all processes have it: one that scores alone would wait for the others for ever."""
-    agreed = torch.tensor(int(found))
-    if args.world_size > 1:
-        dist.all_reduce(agreed, op=dist.ReduceOp.MIN)
-    return bool(agreed)
-
-
-def _add(trainer: Any, layers: list[int], batch: dict[str, Tensor], scores: list[DimensionScores], half: int) -> None:
+def score_rows(
+    trainer: Any, layers: Sequence[int], rows: Sequence[Encoded], scores: list[DimensionScores], half: int
+) -> None:
+    """Add encoded rows under the teacher of a ``DistillTrainer``."""
+    batch: dict[str, Tensor] = trainer._prepare_inputs(trainer.data_collator(rows))
     tokens, positions = trained_tokens(batch)
     with trainer._autocast():
         out = trainer.teacher(batch, positions)
@@ -88,3 +95,17 @@ def _add(trainer: Any, layers: list[int], batch: dict[str, Tensor], scores: list
             with trainer.teacher.as_teacher():
                 g, h = hidden_gradient(trainer.teacher.model, inputs, layer)
             one.add(g.flatten(0, 1)[positions], h.flatten(0, 1)[positions], half)
+
+
+def _next(rows: Sequence[Any], term: FlexKD, seed: int) -> list[Any]:
+    order = torch.randperm(len(rows), generator=torch.Generator().manual_seed(seed)).tolist()
+    n = min(term.examples, len(rows))
+    return [rows[order[(term.refreshed * n + i) % len(rows)]] for i in range(n)]
+
+
+def _everywhere(found: bool, args: TrainingArguments) -> bool:
+    """Whether all processes have it: one that scores alone would wait for the others for ever."""
+    agreed = torch.tensor(int(found))
+    if args.world_size > 1:
+        dist.all_reduce(agreed, op=dist.ReduceOp.MIN)
+    return bool(agreed)

@@ -7,14 +7,17 @@ from collections.abc import Callable, Sequence
 from typing import TypeAlias
 
 from isodistill.isomers.rewrite import prompts
-from isodistill.teachers.asking import Limits, ask_all
+from isodistill.teachers.asking import Limits, Refused, ask_all
 from isodistill.teachers.base import Messages, Sampling, Teacher
 from isodistill.teachers.store import AnswerStore, Request
 
-__all__ = ["Ask", "asking"]
+__all__ = ["Ask", "Reply", "asking"]
 
-Ask: TypeAlias = Callable[[Sequence[Messages]], list[str | None]]
-"""Questions in, replies out, in order; None where the teacher gave none, or ran into its length limit."""
+Reply: TypeAlias = str | Refused | None
+"""What a teacher wrote; None where it ran into its length limit; why it gave no answer."""
+
+Ask: TypeAlias = Callable[[Sequence[Messages]], list[Reply]]
+"""Questions in, replies out, in order."""
 
 
 def asking(teacher: Teacher, sampling: Sampling, store: AnswerStore, limits: Limits) -> Ask:
@@ -24,16 +27,15 @@ def asking(teacher: Teacher, sampling: Sampling, store: AnswerStore, limits: Lim
     """
     template = f"isomers-{hashlib.sha256(prompts.ALL.encode()).hexdigest()[:12]}"
 
-    def ask(questions: Sequence[Messages]) -> list[str | None]:
+    def ask(questions: Sequence[Messages]) -> list[Reply]:
         requests = [Request(teacher.name, template, messages, sampling) for messages in questions]
-        ask_all({teacher.name: teacher}, requests, store, {teacher.name: limits})
-        return [_reply(request.key, store) for request in requests]
+        refused = ask_all({teacher.name: teacher}, requests, store, {teacher.name: limits})
+        why = {one.request.key: one for one in refused}
+        return [why.get(request.key) or _reply(request.key, store) for request in requests]
 
     return ask
 
 
 def _reply(key: str, store: AnswerStore) -> str | None:
-    if key not in store:
-        return None
     answer = store.get(key)
     return None if answer.finish_reasons[0] == "length" else answer.texts[0].strip()

@@ -12,12 +12,16 @@ from isodistill.data.rows import Row
 from isodistill.errors import UserError
 from isodistill.isomers.check import Rejection
 from isodistill.isomers.rewrite import prompts
-from isodistill.isomers.rewrite.asking import Ask
+from isodistill.isomers.rewrite.asking import Ask, Reply
 from isodistill.isomers.rewrite.structure import Structure, difference, read_structure
 from isodistill.isomers.words import NEAR_COPY, changed_language, changed_numbers, overlap
+from isodistill.teachers.asking import Refused
 from isodistill.teachers.base import Messages
 
 __all__ = ["Attempt", "Rewriting", "rewrite_problems"]
+
+NO_ANSWER = "no answer"
+"""Reason of an attempt about which a teacher gave no answer, after all its tries or for good."""
 
 K = TypeVar("K", str, tuple[str, str])
 
@@ -69,6 +73,11 @@ class Rewriting:
         return len(self.rejected) / self.n_problems if self.n_problems else 0.0
 
     @property
+    def unanswered(self) -> list[Attempt]:
+        """Of every problem that a teacher gave no answer about, the first refusal."""
+        return list({a.set_id: a for a in reversed(self.attempts) if a.reason == NO_ANSWER}.values())[::-1]
+
+    @property
     def reasons(self) -> dict[str, Rejection]:
         """Reason -> rejected sets and the first of them, the most frequent first."""
         counts = Counter(attempt.reason for attempt in self.rejected.values())
@@ -102,7 +111,8 @@ def rewrite_problems(
     - it is English where the source is,
     - its reading is an isomer of the source's (``difference``).
 
-    A refused text is asked for once more with the reason. A set is accepted when all its domains pass.
+    A refused text is asked for once more with the reason. A set is accepted when all its domains pass. Where a teacher
+    gives no answer at all, that is the reason, and nothing is repaired.
 
     Args:
         rows: problems, each its own set; set_id becomes the row's id.
@@ -127,7 +137,7 @@ def rewrite_problems(
         failed = _round(number, asked, sources, passed, writer, reader, near_copy)
         attempts += failed.values()
         last |= failed
-        asked = {key: _mending(asked[key], attempt) for key, attempt in failed.items()}
+        asked = {key: _mending(asked[key], a) for key, a in failed.items() if a.reason != NO_ANSWER}
     rejected = dict(unread)
     for key in wanted:
         if key not in passed:
@@ -150,7 +160,9 @@ def _read_sources(rows: Sequence[Row], reader: Ask) -> tuple[dict[str, _Text], d
     sources = {}
     gold = {row.id: row.answer for row in rows}
     for name, structure in _read(texts, reader).items():
-        if isinstance(structure, str):
+        if isinstance(structure, Refused):
+            refused[name] = Attempt(name, None, 0, NO_ANSWER, structure.reason, texts[name])
+        elif isinstance(structure, str):
             refused[name] = Attempt(name, None, 0, "problem not readable", structure, texts[name])
         elif structure.answer != Fraction(str(gold[name])):
             found = f"read as {structure.answer}, but the row's answer is {gold[name]}"
@@ -173,13 +185,17 @@ def _round(
     texts = dict(zip(asked, writer(list(asked.values())), strict=True))
     broken: dict[Wanted, tuple[str, str]] = {}
     for key, text in texts.items():
-        if found := _surface_fault(sources[key[0]].text, text):
+        if isinstance(text, Refused):
+            broken[key] = NO_ANSWER, text.reason
+        elif found := _surface_fault(sources[key[0]].text, text):
             broken[key] = found
     readings = _read({key: str(text) for key, text in texts.items() if key not in broken}, reader)
     for key, structure in readings.items():
         others = [sources[key[0]].text, *(member.text for (name, _), member in passed.items() if name == key[0])]
         copied = max(overlap(other, str(texts[key])) for other in others)
-        if copied >= near_copy:
+        if isinstance(structure, Refused):
+            broken[key] = NO_ANSWER, structure.reason
+        elif copied >= near_copy:
             broken[key] = "near-copy", f"{copied:.0%} of the content words stand in another member, too"
         elif isinstance(structure, str):
             broken[key] = "not readable", structure
@@ -187,7 +203,11 @@ def _round(
             broken[key] = found
         else:
             passed[key] = _Text(str(texts[key]), structure)
-    return {key: Attempt(*key, number, *broken[key], text or "") for key, text in texts.items() if key in broken}
+    return {
+        key: Attempt(*key, number, *broken[key], text if isinstance(text, str) else "")
+        for key, text in texts.items()
+        if key in broken
+    }
 
 
 def _surface_fault(source: str, text: str | None) -> tuple[str, str] | None:
@@ -200,22 +220,24 @@ def _surface_fault(source: str, text: str | None) -> tuple[str, str] | None:
     return None if changed is None else ("other numbers", changed)
 
 
-def _read(texts: Mapping[K, str], reader: Ask) -> dict[K, Structure | str]:
+def _read(texts: Mapping[K, str], reader: Ask) -> dict[K, Structure | Refused | str]:
     """Key -> what the reader finds in the text; the fault where its reply is still of no use the second time."""
     questions = {key: prompts.read(text) for key, text in texts.items()}
-    found: dict[K, Structure | str] = {}
+    found: dict[K, Structure | Refused | str] = {}
     for _ in range(2):
         replies = dict(zip(questions, reader(list(questions.values())), strict=True))
         found |= {key: _structure(reply) for key, reply in replies.items()}
         questions = {
-            key: prompts.read_again(messages, replies[key] or "", str(found[key]))
+            key: prompts.read_again(messages, str(replies[key] or ""), str(found[key]))
             for key, messages in questions.items()
             if isinstance(found[key], str)
         }
     return found
 
 
-def _structure(reply: str | None) -> Structure | str:
+def _structure(reply: Reply) -> Structure | Refused | str:
+    if isinstance(reply, Refused):
+        return reply
     try:
         return read_structure(reply or "")
     except ValueError as error:
@@ -227,7 +249,7 @@ def _mending(asked: Messages, attempt: Attempt) -> Messages:
 
 
 def _members(source: Row, domains: Sequence[str], passed: Mapping[Wanted, _Text]) -> list[Row]:
-    shared = replace(source, set_id=source.id, structure_id=source.structure_id or source.id)
+    shared = replace(source, set_id=source.id, structure_id=source.structure_id or source.set_id or source.id)
     own = [shared] if source.domain is not None else []
     return own + [
         replace(

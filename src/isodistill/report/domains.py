@@ -1,0 +1,62 @@
+"""How far training domains and unseen ones lie apart in the student's features: a fresh probe, and maps by t-SNE."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from isodistill.errors import UserError
+from isodistill.report import plots
+from isodistill.report.figures import Figure
+from isodistill.report.study import Study
+from isodistill.report.tables import Cell, Row, Table
+
+__all__ = ["Apart", "read_apart"]
+
+_NAMES = {"id": "training domains", "ood": "unseen domains"}
+
+
+@dataclass(frozen=True)
+class Apart:
+    """What the page says: problems of either side, the probe of every student, a map of every student."""
+
+    n: int
+    table: Table
+    figures: list[Figure]
+
+
+def read_apart(study: Study) -> Apart | None:
+    """``domains/STAGE.json`` of the runs; None where the runs have no target.
+
+    Raises:
+        UserError: a file is damaged.
+    """
+    asked = [("before training", study.run.path, "before")]
+    asked += [(label, run.path, "after") for label, run in study.runs]
+    read = ((label, _read(path / "domains" / f"{stage}.json")) for label, path, stage in asked)
+    found = [(label, one) for label, one in read if one is not None]
+    if not found:
+        return None
+    rows = [Row(label, "", [Cell(f"{100 * one['probe']:.1f}")]) for label, one in found]
+    figures = [_map(i, label, one) for i, (label, one) in enumerate(found)]
+    return Apart(found[0][1]["n"], Table(["fresh probe, % right"], rows), figures)
+
+
+def _read(path: Path) -> dict[str, Any] | None:
+    if not path.exists():
+        return None
+    try:
+        content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise UserError(
+            f"{path} is damaged: {error}. Delete it and steps.json; `isodistill evaluate` makes it."
+        ) from error
+    return content
+
+
+def _map(number: int, label: str, one: dict[str, Any]) -> Figure:
+    groups = {_NAMES[side]: points for side, points in one["points"].items()}
+    svg = plots.scatter(groups, name=f"features-{number}", title=f"t-SNE of the features: {label}")
+    return Figure(label, svg, f"A fresh probe tells {100 * one['probe']:.0f} % of the problems apart.")

@@ -1,0 +1,255 @@
+"""Feature distillation of classifiers, causal LMs and encoder-decoders: a Trainer of transformers beside a teacher.
+
+    L = L_task + b L_feature + kd T^2 KL(p_T || p_S)          p at temperature T, by classes or valid tokens
+
+``DistillTrainer`` is for LoRA students of causal LMs on traces, with domains; this one trains whatever parameters of
+the student require a gradient, on rows of token ids. Cost: the teacher's forward, and the scoring pass.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from torch.nn import functional as F
+from transformers import (
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    Trainer,
+    TrainerCallback,
+    TrainingArguments,
+)
+
+from isodistill.errors import UserError
+from isodistill.numerics.divergences import divergence
+from isodistill.teachers.vocabulary import common_vocabulary
+from isodistill.terms import FeatureTerm, FlexKD
+from isodistill.terms.scoring import DimensionScores
+from isodistill.training.any_head import AnyHead, Seen
+from isodistill.training.scoring import scored
+
+__all__ = ["FeatureTrainer"]
+
+_STATE = "term.safetensors"
+_LOOKED_AT = 4
+
+
+class FeatureTrainer(Trainer):
+    """Train a student with any head beside a frozen teacher with the same kind of head.
+
+    Called as transformers' Trainer is::
+
+        trainer = FeatureTrainer(student, args, train_dataset=rows, data_collator=collator, teacher_model=teacher,
+                                 term=FlexKD(), kd=0.5)
+        trainer.train()
+
+    Every row (token) of an optimizer step counts alike in the task's loss and the logits' one, however it is split into
+    micro-batches; L_feature of a micro-batch counts by its rows. Evaluation reports the task's loss. Where Flex-KD
+    chooses among dimensions, their scores lie in ``flexkd/`` of the output folder under a hash of teacher and rows.
+
+    Args:
+        model: the student.
+        args: as in transformers; one process.
+        train_dataset: rows with ``labels``: a class, or tokens with -100 on what is not valid.
+        teacher_model: with the same kind of head, for the same tokenizer; frozen and never saved.
+        term: ``FlexKD``, ``Projector`` or ``CKA``; None leaves features alone.
+        kd: factor of the logits' loss. Default 0.
+        temperature: of the logits' loss. Default 2.
+        teacher_processing_class: the teacher's tokenizer, to be compared with ``processing_class``.
+        **others: as in transformers.
+
+    Raises:
+        UserError: student, teacher, rows and options do not fit together; everything that is missing is listed at once.
+    """
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        args: TrainingArguments,
+        train_dataset: Any,
+        teacher_model: PreTrainedModel,
+        term: FeatureTerm | None = None,
+        *,
+        kd: float = 0.0,
+        temperature: float = 2.0,
+        processing_class: PreTrainedTokenizerBase | None = None,
+        teacher_processing_class: PreTrainedTokenizerBase | None = None,
+        **others: Any,
+    ) -> None:
+        _require_rows(train_dataset)
+        self.term, self.kd, self.temperature = (None if term is None or term.is_neutral else term), kd, temperature
+        pairs = [] if self.term is None else self.term.layers
+        found = _obstacles(model, teacher_model, pairs, self.term, kd, temperature)
+        if processing_class is not None and teacher_processing_class is not None:
+            found += _tokenizer_obstacle(processing_class, teacher_processing_class, model.config.vocab_size)
+        if args.world_size > 1:
+            found.append("it runs in one process; DistillTrainer runs in several")
+        _refuse(found)
+        super().__init__(
+            model=model, args=args, train_dataset=train_dataset, processing_class=processing_class, **others
+        )
+        self.loss_is_scaled_for_ga = self.model_accepts_loss_kwargs = True
+        self.teacher_model = teacher_model.to(args.device).eval().requires_grad_(False)
+        first = self._rows([train_dataset[i] for i in range(min(_LOOKED_AT, len(train_dataset)))])
+        self._student = AnyHead(self.model, sorted({s for _, s in pairs} | {-1}), first, "student")
+        self._teacher = AnyHead(self.teacher_model, sorted({t for t, _ in pairs} | {-1}), first, "teacher")
+        if self.term is not None:
+            self.term.setup(self._widths(first), args.seed)
+        self.add_callback(_TermSteps(self))
+
+    def _rows(self, rows: Sequence[Any]) -> dict[str, Tensor]:
+        """A batch of some rows on the device, as training has it."""
+        collate = self._get_collator_with_removed_columns(self.data_collator)
+        return cast("dict[str, Tensor]", self._prepare_inputs(collate(list(rows))))
+
+    @torch.no_grad()
+    def _widths(self, batch: Mapping[str, Tensor]) -> list[tuple[int, int]]:
+        assert self.term is not None
+        own, theirs = self._student.see(batch).features, self._teacher.see(batch).features
+        return [(own[s].shape[1], theirs[t].shape[1]) for t, s in self.term.layers]
+
+    # ---- one optimizer step ----
+
+    def _get_num_items_in_batch(self, batch_samples: list[Any], device: torch.device) -> Tensor:
+        """Targets of the whole optimizer step."""
+        return torch.tensor(sum(len(self._student.positions(batch)[0]) for batch in batch_samples), device=device)
+
+    def training_step(self, model: Any, inputs: Any, num_items_in_batch: Any = None) -> Tensor:
+        """As in transformers; before the first step, and where it is due again, dimensions are chosen."""
+        if isinstance(self.term, FlexKD):
+            self._choose(self.term)
+        return cast(Tensor, super().training_step(model, inputs, num_items_in_batch))
+
+    def _choose(self, term: FlexKD) -> None:
+        step = self.state.global_step
+        block = step // term.refresh_every if term.refresh_every else 0
+        if term.idx and block == term.refreshed:
+            return
+        term.refreshed, widths = block, term.widths
+        term.choose(self._scored(term, widths) if any(d_S < d_T for d_S, d_T in widths) else [])
+
+    def _scored(self, term: FlexKD, widths: list[tuple[int, int]]) -> list[DimensionScores]:
+        def add(rows: Sequence[Any], scores: list[DimensionScores], half: int) -> None:
+            found = dict(zip(self._teacher.layers, self._teacher.gradients(self._rows(rows)), strict=True))
+            for (layer, _), one in zip(term.layers, scores, strict=True):
+                one.add(*found[layer], half)
+
+        assert self.train_dataset is not None
+        dtype = str(self.teacher_model.dtype)
+        return scored(term, widths, self.teacher_model, self.train_dataset, _described, add, self.args, dtype)
+
+    def compute_loss(
+        self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> Any:
+        """The sum over targets of all parts, divided by the targets of the step; in evaluation the task's mean."""
+        own = self._student.see(inputs)
+        n = len(own.targets)
+        total = F.cross_entropy(own.logits.float(), own.targets, reduction="sum")
+        if model.training and (self.term is not None or self.kd):
+            with torch.no_grad():
+                theirs = self._teacher.see(inputs)
+            total = total + n * self._feature_loss(own, theirs)
+            if self.kd:
+                p, q = (F.log_softmax(seen.logits.float() / self.temperature, 1) for seen in (theirs, own))
+                total = total + self.kd * self.temperature**2 * divergence("fkl", p, q).sum()
+        loss = total / (num_items_in_batch if num_items_in_batch is not None else max(n, 1))
+        return (loss, {"logits": own.logits}) if return_outputs else loss
+
+    def _feature_loss(self, own: Seen, theirs: Seen) -> Tensor | float:
+        if self.term is None:
+            return 0.0
+        pairs = enumerate(self.term.layers)
+        step = self.state.global_step
+        losses = [self.term.loss(i, own.features[s], theirs.features[t], step) for i, (t, s) in pairs]
+        return self.term.b * torch.stack(losses).sum()
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Add what the term measured."""
+        if self.term is not None and "loss" in logs:
+            logs = logs | {f"{self.term.name}/{name}": value for name, value in self.term.take_metrics().items()}
+        super().log(logs, start_time)
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        super()._load_optimizer_and_scheduler(checkpoint)
+        if checkpoint is not None and self.term is not None and (Path(checkpoint) / _STATE).exists():
+            self.term.load_state_dict(load_file(Path(checkpoint) / _STATE))
+
+
+class _TermSteps(TrainerCallback):
+    """Move and keep what the term has of its own, with the trainer's steps and checkpoints."""
+
+    def __init__(self, trainer: FeatureTrainer) -> None:
+        self.trainer = trainer
+
+    def on_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if self.trainer.term is not None:
+            self.trainer.term.step()
+
+    def on_save(self, args: TrainingArguments, state: Any, control: Any, **kwargs: Any) -> None:
+        term = None if self.trainer.term is None else self.trainer.term.state_dict()
+        if term:
+            folder = Path(str(args.output_dir)) / f"checkpoint-{state.global_step}"
+            save_file({name: value.contiguous() for name, value in term.items()}, folder / _STATE)
+
+
+def _described(row: Mapping[str, Any]) -> list[Any]:
+    """What of a row decides the scores."""
+    values = (row[name] for name in ("input_ids", "labels"))
+    return [value.tolist() if isinstance(value, Tensor) else value for value in values]
+
+
+def _require_rows(rows: Any) -> None:
+    if not hasattr(rows, "__len__"):
+        raise UserError(f"The training rows are a {type(rows).__name__} without a length; give a list or a Dataset.")
+    if len(rows) < 2:
+        raise UserError(f"There are {len(rows)} training rows; features correlate over two or more.")
+    if "labels" not in rows[0]:
+        raise UserError(f"The training rows have no labels, only {', '.join(rows[0])}. Give each a class or tokens.")
+
+
+def _obstacles(
+    student: PreTrainedModel,
+    teacher: PreTrainedModel,
+    pairs: Sequence[Sequence[int]],
+    term: FeatureTerm | None,
+    kd: float,
+    temperature: float,
+) -> list[str]:
+    found = []
+    own, theirs = student.config, teacher.config
+    if kd < 0 or temperature <= 0:
+        found.append(f"kd is {kd} and temperature {temperature}; they must be at least 0, and above 0")
+    if isinstance(term, FlexKD) and term.stats == "step":
+        found.append("stats: step is for DistillTrainer; take micro, and batches that are large enough")
+    if own.vocab_size != theirs.vocab_size:
+        found.append(
+            f"the student reads {own.vocab_size} tokens and the teacher {theirs.vocab_size}: under different "
+            "tokenizers positions do not correspond"
+        )
+    if own.is_encoder_decoder != theirs.is_encoder_decoder:
+        found.append("one of student and teacher is an encoder-decoder, the other is none: positions do not correspond")
+    if kd and own.num_labels != theirs.num_labels:
+        found.append(f"the student has {own.num_labels} classes and the teacher {theirs.num_labels}; set kd to 0")
+    for side, (who, config) in enumerate((("teacher", theirs), ("student", own))):
+        deepest = config.decoder_layers if config.is_encoder_decoder else config.num_hidden_layers
+        asked = max((pair[side] for pair in pairs), default=-1)
+        if asked > deepest:
+            found.append(f"the term looks at layer {asked} of the {who}, which has {deepest}")
+    return found
+
+
+def _tokenizer_obstacle(own: PreTrainedTokenizerBase, theirs: PreTrainedTokenizerBase, n: int) -> list[str]:
+    try:
+        common_vocabulary(own, theirs, n, n, truncate=True)
+    except UserError as error:
+        return [str(error)]
+    return []
+
+
+def _refuse(found: Sequence[str]) -> None:
+    if found:
+        raise UserError("The feature distillation cannot start: " + "; ".join(found) + ".")
