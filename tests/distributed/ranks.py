@@ -73,7 +73,7 @@ class Group:
         ]
         self.log = (self.jobs / "log").open("w")
         self.running = subprocess.Popen(
-            [*launcher, str(WORKER), str(self.jobs)],
+            [*launcher, str(WORKER), str(self.jobs), str(os.getpid())],
             env=os.environ | {"OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "1"},
             stdout=self.log, stderr=subprocess.STDOUT,
         )  # fmt: skip

@@ -19,14 +19,14 @@ from isodistill import DistillConfig, DistillTrainer
 from isodistill.data.load import load_rows
 
 
-def main(jobs: Path) -> None:
+def main(jobs: Path, owner: int) -> None:
     """Take ``0``, ``1``, ... in the folder, each the path of a settings file, until one is empty.
 
     Every process tells of the end of a job in ``NUMBER-RANK``: nothing, or what went wrong. After an error it ends,
     because the others of its group may wait for it forever.
     """
     number, rank = 0, int(os.environ.get("RANK", "0"))
-    while settings := _wait_for(jobs / str(number)):
+    while settings := _wait_for(jobs / str(number), owner):
         told = ""
         try:
             train(Path(settings))
@@ -40,8 +40,10 @@ def main(jobs: Path) -> None:
         torch.distributed.destroy_process_group()
 
 
-def _wait_for(file: Path) -> str:
+def _wait_for(file: Path, owner: int) -> str:
     while not file.exists():
+        if not Path(f"/proc/{owner}").exists() and Path("/proc").exists():
+            os._exit(1)  # the tests were killed
         time.sleep(0.02)
     return file.read_text()
 
@@ -110,4 +112,4 @@ def other_weights(config: LlamaConfig, width: int) -> LlamaForCausalLM:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main(Path(sys.argv[1]), int(sys.argv[2]))
