@@ -87,8 +87,15 @@ def of_pair(runs: Sequence[Run], pair: tuple[str, str]) -> list[Run]:
 
 
 def of_all(runs: Sequence[Run], pairs: Sequence[tuple[str, str]]) -> list[Run]:
-    """Records over all pairs that have the metric, of methods that all these have; the intervals are over pairs."""
+    """Records over all pairs that have the metric, of methods that all these have; the intervals are over pairs.
+
+    Of every pair those seeds count that all its methods have.
+    """
     by_pair = [by_method([run for run in runs if (run["source"], run["target"]) == pair]) for pair in pairs]
+    for one in by_pair:
+        shared = set.intersection(*(set(by_seed) for by_seed in one.values()))
+        for method, by_seed in one.items():
+            one[method] = {seed: run for seed, run in by_seed.items() if seed in shared}
     setting, found = f"mean over {len(pairs)} pairs", []
     for metric in METRICS:
         means = {}
