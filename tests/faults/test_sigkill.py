@@ -23,7 +23,7 @@ import pytest
 
 from isodistill.recipe import Recipe, load_recipe
 
-pytestmark = pytest.mark.faults
+pytestmark = [pytest.mark.faults, pytest.mark.xdist_group("sigkill")]
 
 RECIPE = """
 student: tiny

@@ -19,7 +19,7 @@ from isodistill.pipeline import Plan, compare_methods
 
 from .conftest import SETTINGS, recipe_of
 
-pytestmark = pytest.mark.distributed  # every run of a comparison is a process
+pytestmark = [pytest.mark.distributed, pytest.mark.xdist_group("compare")]  # every run is a process
 
 GROUPS: dict[str, Any] = {
     "split": {"held_out_domains": ["sports"], "valid": 0.2, "test": 0.3},
