@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -24,6 +25,7 @@ from isodistill.validity import (
     TeacherLikelihood,
     make_scorer,
 )
+from isodistill.validity.reward import load_reward_model
 from isodistill.validity.rollout import answered
 
 ROW = Row(id="a", prompt="6 patients an hour for 4 hours. How many?", answer="24", answer_type="number")
@@ -132,10 +134,36 @@ class Marker:
 
 
 def test_a_judge_gives_a_mark_or_no_number() -> None:
-    replies = ["10", "Mark: 7/10.", "0", "perhaps", "I say 105", "3.5"]
+    replies = ["10", "Mark: 7/10.", "0", "perhaps", "I say 105", "3.5", "-3", "I rate step 2 as 7"]
     found = JudgeScorer(Marker(), workers=2).score([action(reply) for reply in replies])
     assert found[:3] == [1.0, 0.7, 0.0]
     assert all(math.isnan(v) for v in found[3:])
+    replies = ["7.5/10", "2.5 out of 10", "Step 2: 7/10", "Steps 1 to 3 hold: 9 out of 10"]
+    assert JudgeScorer(Marker()).score([action(reply) for reply in replies]) == [0.75, 0.25, 0.7, 0.9]
+
+
+@pytest.mark.parametrize("kind", ["token", "sequence"])
+def test_a_model_without_that_head_is_no_reward_model(
+    kind: Any, tiny_model: LlamaForCausalLM, tokenizer: Any, tmp_path: Path
+) -> None:
+    """transformers would draw the head at random, and every training would see other scores."""
+    tiny_model.save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    with pytest.raises(UserError, match=f"is no {kind} classifier: it has no weights for score"):
+        load_reward_model(str(tmp_path), kind)
+
+
+def test_rollouts_by_another_verdict_are_other_scores(tiny_model: LlamaForCausalLM, tokenizer: Any) -> None:
+    never, always = (RolloutScorer(tiny_model, tokenizer, verdict) for verdict in (_never, _always))
+    assert never.name != always.name
+
+
+def _never(row: Row, text: str) -> float:
+    return 0.0
+
+
+def _always(row: Row, text: str) -> float:
+    return 1.0
 
 
 def test_scorers_by_name(tiny_model: LlamaForCausalLM, tokenizer: Any) -> None:

@@ -25,7 +25,7 @@ from isodistill.teachers.settings import TeacherSettings
 from isodistill.teachers.vocabulary import common_vocabulary
 from isodistill.training import DistillConfig
 from isodistill.training.slots import fill_slots
-from isodistill.training.teaching import TeacherModel
+from isodistill.training.teaching import TeacherModel, scored_by_teacher
 from isodistill.validity import JudgeScorer, Scorer
 from isodistill.validity.identity import fingerprint
 
@@ -70,7 +70,8 @@ def training_teacher(
         UserError: the teacher cannot be loaded, or its log-probs would mean nothing to the student.
     """
     objective, _, term, _ = fill_slots(recipe.method, recipe.objective, recipe.alignment, recipe.term)
-    by_text = isinstance(objective, VCRD) and objective.step_settings is not None
+    steps = objective.step_settings if isinstance(objective, VCRD) else None
+    by_text = steps is not None and scored_by_teacher(steps.scorer)
     features = term is not None and term.needs_teacher
     if recipe.teacher is None or not (objective.needs_teacher or by_text or features):
         return None, None

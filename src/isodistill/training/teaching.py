@@ -19,7 +19,7 @@ from isodistill.teachers.vocabulary import common_vocabulary, tokenizer_hash
 from isodistill.training.forward import Student
 from isodistill.validity import Scorer
 
-__all__ = ["CachedTeacher", "LiveTeacher", "TeacherModel", "open_teacher", "teacher_obstacles"]
+__all__ = ["CachedTeacher", "LiveTeacher", "TeacherModel", "open_teacher", "scored_by_teacher", "teacher_obstacles"]
 
 TeacherModel: TypeAlias = PreTrainedModel | Literal["self"] | LogitCache
 """A model; ``self``: the student's base weights, its adapter switched off; or top-k log-probs on disk."""
@@ -142,7 +142,7 @@ def teacher_obstacles(
         features: a term looks at the teacher's hidden states.
     """
     steps = objective.step_settings if isinstance(objective, VCRD) else None
-    by_teacher = steps is not None and scorer is None and _scored_by_teacher(steps.scorer)
+    by_teacher = steps is not None and scorer is None and scored_by_teacher(steps.scorer)
     asked = objective.needs_teacher or features
     if steps is not None and not tokenizer.is_fast:
         return [f"{method} cuts traces into steps, which needs the offsets of a fast tokenizer"]
@@ -191,7 +191,7 @@ def _model_obstacles(
     return obstacles
 
 
-def _scored_by_teacher(scorer: Mapping[str, Any]) -> bool:
+def scored_by_teacher(scorer: Mapping[str, Any]) -> bool:
     """The teacher judges the steps of VCRD."""
     by = scorer.get("by", "teacher") == "teacher"
     return bool(scorer["name"] == "likelihood" or (scorer["name"] == "rollout" and by))

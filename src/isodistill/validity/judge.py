@@ -22,7 +22,8 @@ Proposed next step:
 {step}
 
 Is the proposed step correct and useful at this point? Answer with one whole number from 0 (wrong) to 10 (right)."""
-_MARK = re.compile(r"(?<![\d.])(10|\d)(?:\s*/\s*10)?(?![\d.]*\d)")
+_OUT_OF_TEN = re.compile(r"(?<![\d.-])(10|\d(?:\.\d+)?)\s*(?:/|out of)\s*10(?![\d.]*\d)")
+_WHOLE = re.compile(r"(?<![\d.-])(10|\d)(?![\d.]*\d)")
 
 
 class JudgeScorer:
@@ -51,5 +52,6 @@ class JudgeScorer:
             problem=problem, prefix=action.prefix.strip() or "(nothing yet)", step=action.step.strip()
         )
         reply = self._teacher.answer([{"role": "user", "content": asked}], self._sampling).texts[0]
-        found = _MARK.search(reply)
-        return math.nan if found is None else int(found[1]) / 10
+        marks = _OUT_OF_TEN.findall(reply) or _WHOLE.findall(reply)
+        # Several numbers, one of which may be that of the step: nobody knows which is the mark.
+        return float(marks[0]) / 10 if len(set(marks)) == 1 else math.nan

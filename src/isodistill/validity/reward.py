@@ -41,6 +41,8 @@ class ProcessRewardModel:
         batch_size: int = 16,
     ) -> None:
         self._model, self._tokenizer = model.eval(), tokenizer
+        if model.config.pad_token_id is None:  # sequence classifiers refuse batches without one
+            model.config.pad_token_id = tokenizer.pad_token_id or 0
         self._positive, self._marker, self._batch_size = positive, marker, batch_size
         self.name = f"reward/{positive}/{marker}/{fingerprint(model)}"
 
@@ -79,7 +81,7 @@ def load_reward_model(source: str, kind: Literal["token", "sequence"], **options
     """A classifier from a folder or hub id.
 
     Raises:
-        UserError: it cannot be loaded.
+        UserError: it cannot be loaded, or has no head of that kind.
     """
     from transformers import AutoModelForSequenceClassification, AutoModelForTokenClassification, AutoTokenizer
 
@@ -87,8 +89,14 @@ def load_reward_model(source: str, kind: Literal["token", "sequence"], **options
     if kind not in known:
         raise UserError(f"steps.scorer.kind is {kind!r}; choose token or sequence.")
     try:
-        model = known[kind].from_pretrained(source, trust_remote_code=False)
+        model, told = known[kind].from_pretrained(source, trust_remote_code=False, output_loading_info=True)
         tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
     except (OSError, ValueError) as error:
         raise UserError(f"The process reward model {source!r} could not be loaded: {error}") from error
+    if told["missing_keys"]:
+        raise UserError(
+            f"The process reward model {source!r} is no {kind} classifier: it has no weights for "
+            f"{', '.join(sorted(told['missing_keys'])[:3])}, which would be drawn at random. Choose the other "
+            "steps.scorer.kind, or another model."
+        )
     return ProcessRewardModel(model, tokenizer, **options)

@@ -69,7 +69,8 @@ class RolloutScorer:
     ) -> None:
         self._model, self._tokenizer, self._verdict = model, tokenizer, verdict
         self._n, self._temperature, self._max_tokens, self._batch_size = n, temperature, max_tokens, batch_size
-        self.name = f"rollout/{n}/{temperature:g}/{max_tokens}/{fingerprint(model)}"
+        judged = getattr(verdict, "__qualname__", type(verdict).__qualname__)
+        self.name = f"rollout/{n}/{temperature:g}/{max_tokens}/{judged}/{fingerprint(model)}"
 
     def score(self, actions: Sequence[Action]) -> list[float]:
         """See ``Scorer``."""

@@ -91,7 +91,8 @@ class Scoring:
             if len(scores) != len(actions):
                 raise ValueError(f"gave {len(scores)} scores to {len(actions)} steps")
         except Exception as error:  # noqa: BLE001 - a scorer is code, a model or a server of somebody else
-            self._note(f"{type(error).__name__}: {error}")
+            if len(actions) == 1:  # more are asked again, one by one
+                self._note(f"{type(error).__name__}: {error}")
             return None
         return [self._checked(v) for v in scores]
 
@@ -109,7 +110,8 @@ class Scoring:
     def _key(self, action: Action) -> str:
         row = action.row
         problem = row.prompt if isinstance(row.prompt, str) else [dict(message) for message in row.prompt]
-        whole = [self.scorer.name, problem, row.answer, action.prefix, action.step, action.reference, action.ends]
+        asked = [problem, row.answer, row.answer_type, row.choices]
+        whole = [self.scorer.name, *asked, action.prefix, action.step, action.reference, action.ends]
         return hashlib.sha256(json.dumps(whole, sort_keys=True).encode()).hexdigest()
 
     def _keep(self, scores: dict[str, float]) -> None:
