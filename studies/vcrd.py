@@ -77,6 +77,8 @@ METHODS: dict[str, tuple[str, dict[str, Any]]] = {
 }
 """Method -> label, objective; every one but the first with lam_ce 0 and lam_kd 1, so that the weights act on all."""
 HALFWAY = 0.6  # share of right sums at which a student is brought up no further
+CONTROLS = ("vcrd_permuted", "vcrd_constant", "vcrd_reversed")
+"""Of steps by rules, at the same beta."""
 METRICS = {"acc": "right answers", "planted": "planted sums right", "clean": "other sums right"}
 CARELESS = 0.25  # share of the marks that the careless judge gets wrong
 REWARD_STEPS = 400
@@ -309,9 +311,12 @@ def _record(method: str, metric: str, found: dict[str, dict[int, Run]]) -> Run:
     values = {seed: _value(run, metric) for seed, run in sorted(found[method].items())}
     defined = [value for value in values.values() if value is not None]
     mean, sd = mean_sd(defined)
-    pairs = [(values[seed], _value(run, metric)) for seed, run in found["fkl"].items() if seed in values]
-    apart = [ours - theirs for ours, theirs in pairs if ours is not None and theirs is not None]
-    compared = method != "fkl" and len(apart) >= MIN_SEEDS
+    differences = {}
+    for rival in ("fkl", *(CONTROLS if method == "vcrd_rule" else ())):
+        pairs = [(values[seed], _value(run, metric)) for seed, run in found[rival].items() if seed in values]
+        apart = [ours - theirs for ours, theirs in pairs if ours is not None and theirs is not None]
+        if method != rival and len(apart) >= MIN_SEEDS:
+            differences[rival] = paired_interval(apart)
     first = next(iter(found[method].values()))
     return {
         "student": f"lab Llama, {first['parameters'] / 1e6:.2f} M parameters",
@@ -320,7 +325,7 @@ def _record(method: str, metric: str, found: dict[str, dict[int, Run]]) -> Run:
         "mean": round(mean, 6),
         "sd": round(sd, 6) if len(defined) > 1 else None,
         "seeds": list(values.values()),
-        "diff_to": {"fkl": paired_interval(apart)} if compared else {},
+        "diff_to": differences,
         "command": "python studies/vcrd.py",
     }
 
