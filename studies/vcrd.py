@@ -74,11 +74,25 @@ METHODS: dict[str, tuple[str, dict[str, Any]]] = {
     "vcrd_permuted": ("control: rules, weights permuted", {"name": "vcrd", **RULE, "control": "permuted"}),
     "vcrd_constant": ("control: rules, constant of equal mean", {"name": "vcrd", **RULE, "control": "constant"}),
     "vcrd_reversed": ("control: rules, delta reversed", {"name": "vcrd", **RULE, "control": "reversed"}),
+    **{
+        f"vcrd_{control}_sharp": (
+            f"control of beta 8: {words}",
+            {"name": "vcrd", **RULE, "beta": 8, "control": control},
+        )
+        for control, words in (
+            ("permuted", "weights permuted"),
+            ("constant", "constant of equal mean"),
+            ("reversed", "delta reversed"),
+        )
+    },
 }
 """Method -> label, objective; every one but the first with lam_ce 0 and lam_kd 1, so that the weights act on all."""
 HALFWAY = 0.6  # share of right sums at which a student is brought up no further
-CONTROLS = ("vcrd_permuted", "vcrd_constant", "vcrd_reversed")
-"""Of steps by rules, at the same beta."""
+CONTROLS = {
+    "vcrd_rule": ("vcrd_permuted", "vcrd_constant", "vcrd_reversed"),
+    "vcrd_rule_sharp": ("vcrd_permuted_sharp", "vcrd_constant_sharp", "vcrd_reversed_sharp"),
+}
+"""Method -> its controls, at its beta."""
 METRICS = {"acc": "right answers", "planted": "planted sums right", "clean": "other sums right"}
 CARELESS = 0.25  # share of the marks that the careless judge gets wrong
 REWARD_STEPS = 400
@@ -312,7 +326,7 @@ def _record(method: str, metric: str, found: dict[str, dict[int, Run]]) -> Run:
     defined = [value for value in values.values() if value is not None]
     mean, sd = mean_sd(defined)
     differences = {}
-    for rival in ("fkl", *(CONTROLS if method == "vcrd_rule" else ())):
+    for rival in ("fkl", *CONTROLS.get(method, ())):
         pairs = [(values[seed], _value(run, metric)) for seed, run in found[rival].items() if seed in values]
         apart = [ours - theirs for ours, theirs in pairs if ours is not None and theirs is not None]
         if method != rival and len(apart) >= MIN_SEEDS:
