@@ -30,14 +30,6 @@ CHAT_TEMPLATE = (
 )
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Tests with a jail run in one process, since some of them look for jails that are left on the machine."""
-    for item in items:
-        if "sandbox" in getattr(item, "fixturenames", ()):
-            item.add_marker(pytest.mark.xdist_group("jail"))
-
-
 def pytest_collection_finish() -> None:
     """What is loaded by now stays: each training ends with a full collection, which would walk all of it again."""
     gc.freeze()

@@ -7,8 +7,10 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -26,8 +28,18 @@ SHORT = Limits(seconds=1, wall=2, memory_mb=256, output_kb=16, scratch_mb=2)
 TEST = "assert f(1) == 2\n"
 
 
+@pytest.fixture(autouse=True, scope="module")
+def _own_place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Jails of this module lie in a folder of their own: other tests may have jails at the same time."""
+    with pytest.MonkeyPatch.context() as patch:
+        place = str(tmp_path_factory.mktemp("jails"))
+        patch.setenv("TMPDIR", place)
+        patch.setattr(tempfile, "tempdir", place)
+        yield
+
+
 def jails() -> list[str]:
-    """Processes of any jail that are still there."""
+    """Processes of jails of this module that are still there."""
     found = []
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():
@@ -35,7 +47,7 @@ def jails() -> list[str]:
                 command = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
             except OSError:
                 continue
-            if "isodistill-jail-" in command and "isodistill.sandbox.inside" in command:
+            if f"{tempfile.gettempdir()}/isodistill-jail-" in command and "isodistill.sandbox.inside" in command:
                 found.append(f"{entry.name}: {command[:200]}")
     return found
 
