@@ -94,13 +94,11 @@ class TangentSpace(_FromFactors):
 
     def make_masks(self, step: DomainStep, tau: float, layers: list[LoraLayer]) -> tuple[Tensor, dict[str, float]]:
         """Masks that are formed tile by tile when they are used."""
-        known = all(
-            layer.name in self.masks for layer in layers
-        )  # unless it could not be factorised at the last refresh
+        # A layer that could not be factorised at the last refresh has no mask yet.
+        known = all(layer.name in self.masks for layer in layers)
         age, self.age = (self.age, self.age + 1) if known else (0, 1)
         if age % self.options.refresh:
-            kept = {layer.name: (self.masks[layer.name], layer.A.device) for layer in layers}
-            self.masks = {n: DenseMask(m.M.to(device)) for n, (m, device) in kept.items() if isinstance(m, DenseMask)}
+            self.masks = {layer.name: self.masks[layer.name] for layer in layers}
             return self.signals.update(step.flat, step.present, step.noise, step.noise_present)[0], {}
         averaged, thin, domains, weight = self._moments(step, layers)
         parts = {name: _split(matrices, domains) for name, matrices in thin.items()}
@@ -147,9 +145,10 @@ class TangentSpace(_FromFactors):
         """Take the state back."""
         super().load_state_dict(state)
         self.age = int(state["age"])
-        self.masks = {
-            key.removeprefix("mask/"): DenseMask(x.clone()) for key, x in state.items() if key.startswith("mask/")
-        }
+        # A checkpoint is loaded on the CPU.
+        kept = {layer.name: state[f"mask/{layer.name}"] for layer in self.layers if f"mask/{layer.name}" in state}
+        devices = {layer.name: layer.A.device for layer in self.layers}
+        self.masks = {name: DenseMask(x.clone().to(devices[name])) for name, x in kept.items()}
 
 
 class SeparableSpace(_FromFactors):
