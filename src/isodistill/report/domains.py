@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-from isodistill.errors import UserError
 from isodistill.report import plots
 from isodistill.report.figures import Figure
+from isodistill.report.run import read_if_there
 from isodistill.report.study import Study
 from isodistill.report.tables import Cell, Row, Table
 
@@ -35,25 +33,14 @@ def read_apart(study: Study) -> Apart | None:
     """
     asked = [("before training", study.run.path, "before")]
     asked += [(label, run.path, "after") for label, run in study.runs]
-    read = ((label, _read(path / "domains" / f"{stage}.json")) for label, path, stage in asked)
+    files = ((label, path / "domains" / f"{stage}.json") for label, path, stage in asked)
+    read = ((label, read_if_there(file, "isodistill evaluate")) for label, file in files)
     found = [(label, one) for label, one in read if one is not None]
     if not found:
         return None
     rows = [Row(label, "", [Cell(f"{100 * one['probe']:.1f}")]) for label, one in found]
     figures = [_map(i, label, one) for i, (label, one) in enumerate(found)]
     return Apart(found[0][1]["n"], Table(["fresh probe, % right"], rows), figures)
-
-
-def _read(path: Path) -> dict[str, Any] | None:
-    if not path.exists():
-        return None
-    try:
-        content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise UserError(
-            f"{path} is damaged: {error}. Delete it and steps.json; `isodistill evaluate` makes it."
-        ) from error
-    return content
 
 
 def _map(number: int, label: str, one: dict[str, Any]) -> Figure:

@@ -19,6 +19,7 @@ __all__ = [
     "estimate",
     "ordered_splits",
     "read_comparison",
+    "read_if_there",
     "read_lines",
     "read_own_changes",
     "read_run",
@@ -184,6 +185,21 @@ def _prompt_text(prompt: str | list[dict[str, str]]) -> str:
     if isinstance(prompt, str):
         return prompt
     return "\n".join(f"{message['role']}: {message['content']}" for message in prompt)
+
+
+def read_if_there(path: Path, made_by: str) -> dict[str, Any] | None:
+    """A JSON object that only some runs have; None where there is no such file.
+
+    Raises:
+        UserError: the file is damaged.
+    """
+    if not path.exists():
+        return None
+    try:
+        content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise UserError(f"{path} is damaged: {error}. Delete it and steps.json; `{made_by}` makes it.") from error
+    return content
 
 
 def _existing(folder: Path, name: str) -> Path:

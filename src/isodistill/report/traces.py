@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from isodistill.errors import UserError
+from isodistill.report.run import read_if_there
 from isodistill.report.tables import DASH, Cell, Row, Table
 
 __all__ = ["Taught", "read_taught"]
@@ -39,15 +38,9 @@ def read_taught(folder: Path) -> Taught | None:
     Raises:
         UserError: the file is damaged.
     """
-    path = folder / "taught" / "teach.json"
-    if not path.exists():
+    numbers = read_if_there(folder / "taught" / "teach.json", "isodistill teach")
+    if numbers is None:
         return None
-    try:
-        numbers: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise UserError(
-            f"{path} is damaged: {error}. Delete it and steps.json; `isodistill teach` makes it."
-        ) from error
     asked = f"{numbers['answered']} of {numbers['requests']} requests were answered, {numbers['refused']} refused"
     if numbers["completion_tokens"] is not None:
         asked += f"; {numbers['prompt_tokens']} tokens of prompts, {numbers['completion_tokens']} of answers"
