@@ -198,7 +198,9 @@ def test_a_resumed_run_is_the_uninterrupted_one(
         if stops:
             student = built("bert", True, 8)
             resumed = made(student, teacher, term(), rows(True), max_steps=4, save_steps=2)
-            resumed.train(resume_from_checkpoint=str(tmp_path / "run" / "checkpoint-2"))
+            checkpoint = tmp_path / "run" / "checkpoint-2"
+            assert {path.suffix for path in checkpoint.iterdir()} == {".json", ".safetensors"}
+            resumed.train(resume_from_checkpoint=str(checkpoint))
         found.append(torch.cat([p.detach().flatten() for p in student.parameters()]))
     assert torch.equal(*found)
 

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.nn import functional as F
 from transformers import (
@@ -30,11 +29,11 @@ from isodistill.teachers.vocabulary import common_vocabulary
 from isodistill.terms import FeatureTerm, FlexKD
 from isodistill.terms.scoring import DimensionScores
 from isodistill.training.any_head import AnyHead, Seen
+from isodistill.training.checkpoint import load_rng, load_state, save_rng, save_state
 from isodistill.training.scoring import scored
 
 __all__ = ["FeatureTrainer"]
 
-_STATE = "term.safetensors"
 _LOOKED_AT = 4
 
 
@@ -50,6 +49,7 @@ class FeatureTrainer(Trainer):
     Every row (token) of an optimizer step counts alike in the task's loss and the logits' one, however it is split into
     micro-batches; L_feature of a micro-batch counts by its rows. Evaluation reports the task's loss. Where Flex-KD
     chooses among dimensions, their scores lie in ``flexkd/`` of the output folder under a hash of teacher and rows.
+    Checkpoints are safetensors and JSON; they resume bit for bit.
 
     Args:
         model: the student.
@@ -88,6 +88,8 @@ class FeatureTrainer(Trainer):
             found += _tokenizer_obstacle(processing_class, teacher_processing_class, model.config.vocab_size)
         if args.world_size > 1:
             found.append("it runs in one process; DistillTrainer runs in several")
+        if args.fp16:
+            found.append("fp16 is not supported: its loss scale is no part of a checkpoint; take bf16")
         _refuse(found)
         super().__init__(
             model=model, args=args, train_dataset=train_dataset, processing_class=processing_class, **others
@@ -173,14 +175,39 @@ class FeatureTrainer(Trainer):
             logs = logs | {f"{self.term.name}/{name}": value for name, value in self.term.take_metrics().items()}
         super().log(logs, start_time)
 
+    # ---- checkpoints ----
+
+    def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
+        """Student and tokenizer; no pickled arguments."""
+        folder = Path(output_dir or str(self.args.output_dir))
+        self.model.save_pretrained(folder)
+        if self.processing_class is not None:
+            self.processing_class.save_pretrained(folder)
+
+    def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
+        term = {} if self.term is None else self.term.state_dict()
+        save_state(Path(output_dir), self._inner_optimizer(), self.lr_scheduler, term)
+
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
-        super()._load_optimizer_and_scheduler(checkpoint)
-        if checkpoint is not None and self.term is not None and (Path(checkpoint) / _STATE).exists():
-            self.term.load_state_dict(load_file(Path(checkpoint) / _STATE))
+        if checkpoint is not None:
+            term = load_state(Path(checkpoint), self._inner_optimizer(), self.lr_scheduler)
+            if self.term is not None and term:
+                self.term.load_state_dict(term)
+
+    def _save_rng_state(self, output_dir: str) -> None:
+        save_rng(Path(output_dir), self.args.process_index)
+
+    def _load_rng_state(self, checkpoint: str | None) -> None:
+        if checkpoint is not None:
+            load_rng(Path(checkpoint), self.args.process_index)
+
+    def _inner_optimizer(self) -> torch.optim.Optimizer:
+        """The torch optimizer inside accelerate's wrapper."""
+        return cast(torch.optim.Optimizer, getattr(self.optimizer, "optimizer", self.optimizer))
 
 
 class _TermSteps(TrainerCallback):
-    """Move and keep what the term has of its own, with the trainer's steps and checkpoints."""
+    """Move what the term has of its own with the trainer's steps."""
 
     def __init__(self, trainer: FeatureTrainer) -> None:
         self.trainer = trainer
@@ -188,12 +215,6 @@ class _TermSteps(TrainerCallback):
     def on_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if self.trainer.term is not None:
             self.trainer.term.step()
-
-    def on_save(self, args: TrainingArguments, state: Any, control: Any, **kwargs: Any) -> None:
-        term = None if self.trainer.term is None else self.trainer.term.state_dict()
-        if term:
-            folder = Path(str(args.output_dir)) / f"checkpoint-{state.global_step}"
-            save_file({name: value.contiguous() for name, value in term.items()}, folder / _STATE)
 
 
 def _described(row: Mapping[str, Any]) -> list[Any]:
