@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from isodistill.alignment import IRM
+from isodistill.alignment import IRM, InvariantGradientAlignment
 from isodistill.errors import UserError
 from isodistill.lab import LabSettings, run_lab
 from isodistill.lab.evaluate import greedy
@@ -153,6 +153,55 @@ def test_the_record_holds_the_numbers_of_three_splits() -> None:
     json.dumps(record, allow_nan=False)
 
 
+@pytest.mark.parametrize("space", ["factor", "weight"])
+def test_gradients_of_lora_are_those_of_each_domain_alone(space: Any) -> None:
+    """Against autograd through W0 + s B A, and the dense ones against autograd of W itself."""
+    model, tokens = made()
+    model.adapt(4, torch.Generator().manual_seed(1))
+    model.double()
+    for layer in model.lora.values():
+        layer.B.data.normal_(generator=torch.Generator().manual_seed(2))
+    gradients = DomainGradients.allocate(model, 3)
+    gradients.dense = {n: torch.zeros(3, *layer.shape) for n, layer in model.lora.items()} if space == "weight" else {}
+    gradients.losses = torch.zeros(3, dtype=torch.float64)
+    backward(model, gradients, tokens, TRACE, InvariantGradientAlignment(space=space))
+    assert set(gradients.views) == {
+        n for n, p in model.named_parameters() if n.endswith(("_A", "_B")) and p.requires_grad
+    }
+    for k in range(3):
+        W = {name: w[None] for name, w in model.weights().items()}
+        for name, layer in model.lora.items():
+            W[name] = (getattr(model, name) + layer.scale * layer.B @ layer.A)[None]
+            W[name].retain_grad()
+        model.zero_grad()
+        (loss(model, W, tokens[k : k + 1]) / (4 * TRACE)).backward()  # 4 rows of a domain
+        for name, layer in model.lora.items():
+            for mine, factor in ((f"{name}_A", layer.A), (f"{name}_B", layer.B)):
+                torch.testing.assert_close(gradients.views[mine][k].double(), factor.grad, rtol=1e-4, atol=1e-6)
+            if space == "weight":
+                torch.testing.assert_close(gradients.dense[name][k].double(), W[name].grad[0], rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("space", ["factor", "tangent", "tangent_separable", "weight"])
+def test_every_tier_is_erm_on_lora_at_tau_zero_and_not_elsewhere(space: str) -> None:
+    lora = ["train.lora=4", "train.warm=4"]
+    erm = small("erm", overrides=lora)["training"]["loss"]
+    neutral, masked = (small(overrides=[*lora, f"alignment.space={space}", f"alignment.tau={tau}"]) for tau in (0, 30))
+    assert neutral["training"]["loss"] == pytest.approx(erm, rel=1e-4)
+    assert masked["training"]["loss"] != pytest.approx(erm, rel=1e-4)
+
+
+def test_the_warm_start_learns_with_random_cues_and_lora_starts_from_it() -> None:
+    """The loss before the one step that is asked for: of a warm student, on random cues, and of a cold one."""
+    cold, warm = (
+        small("erm", overrides=["train.steps=1", "train.lora=4", "task.rho=0", f"train.warm={steps}"])["training"][
+            "loss"
+        ]
+        for steps in (0, 100)
+    )
+    assert warm < 0.9 * cold
+
+
 def test_a_student_learns() -> None:
     short, longer = small("erm"), small("erm", overrides=["train.steps=150", "train.rows=8"])
     assert longer["training"]["loss"] < 0.8 * short["training"]["loss"]
@@ -162,7 +211,9 @@ def test_mistakes_are_told_with_what_to_do() -> None:
     for overrides, message in (
         (["task.domain=3"], "Did you mean task.domains"),
         (["alignment.tao=3"], "Did you mean 'tau'"),
-        (["alignment.space=weight"], "LoRA layers"),
+        (["alignment.space=weight"], "LoRA layers; set train.lora"),
+        (["alignment.debias=true"], "two halves"),
+        (["train.lora=-1"], r"train\.lora is -1"),
         (["train.optimizer=lion"], "choose one of adam, adamw, sgd"),
     ):
         with pytest.raises(UserError, match=message):

@@ -47,7 +47,7 @@ def evaluate(model: LabModel, task: Task, generator: torch.Generator) -> dict[st
 def greedy(model: LabModel, prompts: Tensor, trace: int) -> tuple[Tensor, Tensor]:
     """Traces (N, trace) that the student writes after prompts (N, T), and its states (N, d) at the last prompt token,
     which LCS is about."""
-    weights = {name: p[None] for name, p in model.named_parameters()}
+    weights = {name: W[None] for name, W in model.weights().items()}
     tokens, first = prompts[None], None
     for _ in range(trace):
         logits, states = model(weights, tokens, last=1)

@@ -2,7 +2,8 @@
 
 Pre-norm (RMS without gain), learned positions, no biases, a head for the tokens of a trace. Weights come as
 (G, *shape), one copy for each of G groups of rows, so that their gradients are the K gradients of the domains (G = K),
-or the plain one (G = 1), from one backward. The copies are views of one tensor, never written out.
+or the plain one (G = 1), from one backward. The copies are views of one tensor, never written out. With LoRA the copies
+are of W = W0 + s B A, and the gradients of the factors follow from those of W: dA = s B' dW, dB = s dW A'.
 """
 
 from __future__ import annotations
@@ -14,9 +15,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from isodistill.models.lora import LoraLayer
+
 __all__ = ["LabModel", "grouped"]
 
 _HEADS = 4
+_LORA_SCALE = 2.0
+_OUTSIDE_BLOCKS = ("tokens", "positions", "head")
 
 
 class LabModel(nn.Module):
@@ -30,6 +35,9 @@ class LabModel(nn.Module):
         layers: blocks.
         generator: of the initial weights: N(0, 1/n_in) for matrices, N(0, 0.1^2) for embeddings,
             N(0, 0.02^2) for what is added to the residual stream.
+
+    Attributes:
+        lora: name of a matrix -> its factors; empty before ``adapt``.
     """
 
     def __init__(
@@ -37,14 +45,45 @@ class LabModel(nn.Module):
     ) -> None:
         super().__init__()
         self.layers = layers
+        self.lora: dict[str, LoraLayer] = {}
         shapes = {"tokens": (vocabulary, width), "positions": (length, width), "head": (outputs, width)}
         for i in range(layers):
             shapes |= {f"query_{i}": (width, width), f"key_value_{i}": (2 * width, width), f"out_{i}": (width, width)}
             shapes |= {f"up_{i}": (4 * width, width), f"down_{i}": (width, 4 * width)}
         for name, shape in shapes.items():
-            embedding = name in ("tokens", "positions")
+            embedding = name in _OUTSIDE_BLOCKS[:2]
             std = 0.1 if embedding else 0.02 if name.startswith(("out", "down")) else shape[1] ** -0.5
             self.register_parameter(name, nn.Parameter(std * torch.randn(shape, generator=generator)))
+
+    def adapt(self, rank: int, generator: torch.Generator) -> None:
+        """Freeze all weights and give every matrix of the blocks factors A (r, n) and B = 0 (m, r), to be trained."""
+        self.requires_grad_(False)
+        for name, W in [*self.named_parameters()]:
+            if name in _OUTSIDE_BLOCKS:
+                continue
+            m, n = W.shape
+            A = nn.Parameter(n**-0.5 * torch.randn(rank, n, generator=generator))
+            B = nn.Parameter(torch.zeros(m, rank))
+            self.register_parameter(f"{name}_A", A)
+            self.register_parameter(f"{name}_B", B)
+            self.lora[name] = LoraLayer(name, A, B, _LORA_SCALE)
+
+    def weights(self) -> dict[str, Tensor]:
+        """Name -> W, or W0 + s B A where there are factors; without a graph."""
+        factors = {id(factor) for layer in self.lora.values() for factor in (layer.A, layer.B)}
+        found = {name: p.detach() for name, p in self.named_parameters() if id(p) not in factors}
+        for name, layer in self.lora.items():
+            found[name] = found[name] + layer.scale * layer.B.detach() @ layer.A.detach()
+        return found
+
+    def of_trained(self, gradients: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Gradients (G, *shape) of ``weights()`` -> those of what is trained, in the order of the parameters."""
+        found = dict(gradients)
+        for name, layer in self.lora.items():
+            dW = found.pop(name)
+            found[f"{name}_A"] = layer.scale * layer.B.detach().T @ dW
+            found[f"{name}_B"] = layer.scale * dW @ layer.A.detach().T
+        return {name: found[name] for name, p in self.named_parameters() if p.requires_grad}
 
     def forward(self, weights: Mapping[str, Tensor], tokens: Tensor, last: int) -> tuple[Tensor, Tensor]:
         """Logits and final states of the last positions.
@@ -73,9 +112,11 @@ class LabModel(nn.Module):
         return _linear(states, weights["head"]), states
 
 
-def grouped(model: nn.Module, groups: int) -> dict[str, Tensor]:
-    """The weights of a model as leaves (groups, *shape): views of one tensor, each group with a gradient of its own."""
-    return {name: p.detach().expand(groups, *p.shape).requires_grad_() for name, p in model.named_parameters()}
+def grouped(model: LabModel, groups: int) -> dict[str, Tensor]:
+    """The weights of a model as (groups, *shape), views of one tensor; leaves with a gradient for each group, but for
+    those that LoRA leaves frozen."""
+    copies = {name: W.expand(groups, *W.shape) for name, W in model.weights().items()}
+    return {name: W.requires_grad_(not model.lora or name in model.lora) for name, W in copies.items()}
 
 
 class _GroupedLinear(torch.autograd.Function):

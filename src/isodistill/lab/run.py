@@ -10,10 +10,11 @@ from typing import Any
 import numpy as np
 import torch
 
+from isodistill.alignment import ERM, InvariantGradientAlignment
 from isodistill.errors import UserError
 from isodistill.lab.evaluate import evaluate
 from isodistill.lab.model import LabModel
-from isodistill.lab.settings import LabSettings
+from isodistill.lab.settings import LabSettings, TrainOptions
 from isodistill.lab.task import Task
 from isodistill.lab.train import train
 from isodistill.terms import IsomerConsistency
@@ -32,10 +33,14 @@ def run_lab(settings: LabSettings) -> dict[str, Any]:
         UserError: an unknown method or option.
     """
     objective, alignment, term, slots = fill_slots(settings.method, None, settings.alignment, settings.term)
-    if slots["objective"]["name"] != "ce" or alignment.needs_weight_gradients:
+    if slots["objective"]["name"] != "ce" or alignment.needs_halves:
         raise UserError(
-            f"The lab trains with cross-entropy on plain weights; {settings.method} with {slots} needs "
-            f"{'LoRA layers' if alignment.needs_weight_gradients else type(objective).__name__}."
+            f"The lab trains with cross-entropy on whole batches of a domain; {settings.method} with {slots} needs "
+            f"{'two halves of each' if alignment.needs_halves else type(objective).__name__}."
+        )
+    if isinstance(alignment, InvariantGradientAlignment) and alignment.space != "factor" and not settings.train.lora:
+        raise UserError(
+            f"alignment.space {alignment.space} masks W = W0 + s B A and needs LoRA layers; set train.lora to a rank."
         )
     if term is not None and not isinstance(term, IsomerConsistency):
         raise UserError(f"The lab has no teacher and no prompt, and the term {term.name} needs one.")
@@ -45,7 +50,9 @@ def run_lab(settings: LabSettings) -> dict[str, Any]:
             obstacles.append("a term compares the members of isomer sets: set task.sets to true")
         if obstacles:
             raise UserError("This training cannot start. " + " Also: ".join(obstacles) + ".")
-    draw, weights, batches, tests = (int(n) for n in np.random.SeedSequence(settings.seed).generate_state(4))
+    draw, weights, batches, tests, warm, factors = (
+        int(n) for n in np.random.SeedSequence(settings.seed).generate_state(6)
+    )
     task = Task(settings.task, draw)
     model = LabModel(
         vocabulary=task.vocabulary,
@@ -56,6 +63,11 @@ def run_lab(settings: LabSettings) -> dict[str, Any]:
         generator=torch.Generator().manual_seed(weights),
     )
     began = time.perf_counter()
+    if settings.train.warm:
+        before = TrainOptions(steps=settings.train.warm, rows=settings.train.rows)
+        train(model, task, ERM(), before, warm, rho=0.0)
+    if settings.train.lora:
+        model.adapt(settings.train.lora, torch.Generator().manual_seed(factors))
     metrics = train(model, task, alignment, settings.train, batches, term)
     seconds = time.perf_counter() - began
     splits = evaluate(model, task, torch.Generator().manual_seed(tests))
@@ -63,7 +75,7 @@ def run_lab(settings: LabSettings) -> dict[str, Any]:
         **asdict(settings),
         "alignment": slots["alignment"],
         "term": slots.get("term"),
-        "parameters": sum(p.numel() for p in model.parameters()),
+        "parameters": sum(p.numel() for p in model.parameters() if p.requires_grad),
         "seconds": round(seconds, 1),
         "training": {name: round(value, 6) for name, value in metrics.items()},
         "splits": {

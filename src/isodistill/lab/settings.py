@@ -72,6 +72,8 @@ class TrainOptions:
         optimizer: adam, adamw (weight decay 0.1) or sgd (momentum 0.9).
         width: of the transformer.
         layers: of the transformer.
+        warm: steps of ERM on all weights that come before, with random cues and the defaults of lr and optimizer.
+        lora: rank of LoRA on the matrices of the blocks, which alone are trained then; 0 trains all weights.
     """
 
     steps: int = 600
@@ -80,6 +82,8 @@ class TrainOptions:
     optimizer: str = "adam"
     width: int = 96
     layers: int = 2
+    warm: int = 0
+    lora: int = 0
 
     def __post_init__(self) -> None:
         if self.optimizer not in ("adam", "adamw", "sgd"):
@@ -87,6 +91,9 @@ class TrainOptions:
         for name, value in (("steps", self.steps), ("rows", self.rows), ("layers", self.layers)):
             if value < 1:
                 raise UserError(f"train.{name} is {value}; it must be at least 1.")
+        for name, value in (("warm", self.warm), ("lora", self.lora)):
+            if value < 0:
+                raise UserError(f"train.{name} is {value}; it must be at least 0 (none).")
         if self.width < 8 or self.width % 8:
             raise UserError(f"train.width is {self.width}; it must be a multiple of 8.")
         if self.lr <= 0:

@@ -71,14 +71,15 @@ class Task:
         self._first_word = self._first_cue + self._n_cues
         self.vocabulary = self._first_word + options.words * (options.domains + UNSEEN)
 
-    def training_batch(self, rows: int, generator: torch.Generator) -> Tensor:
+    def training_batch(self, rows: int, generator: torch.Generator, rho: float | None = None) -> Tensor:
         """(K, rows, prompt + trace) tokens: problems with cues and traces for every training surface.
 
         With ``sets`` row j of all surfaces is one problem, an isomer set; else every surface has problems of its own.
         """
         size = (1 if self.options.sets else len(self.surfaces), rows)
         chosen = torch.randint(len(self.train_problems), size, generator=generator).expand(len(self.surfaces), rows)
-        return self.tell(self.train_problems[chosen], self.surfaces, self.options.rho, generator)
+        rho = self.options.rho if rho is None else rho
+        return self.tell(self.train_problems[chosen], self.surfaces, rho, generator)
 
     def tell(self, problems: Tensor, surfaces: Sequence[int], rho: float, generator: torch.Generator) -> Tensor:
         """(D, N, prompt + trace) tokens of problems on D surfaces.

@@ -28,8 +28,9 @@ def train(
     options: TrainOptions,
     seed: int,
     term: IsomerConsistency | None = None,
+    rho: float | None = None,
 ) -> dict[str, float]:
-    """Train in place; ``seed`` is that of the problems, words and cues of the batches.
+    """Train in place; ``seed`` is that of the problems, words and cues of the batches, ``rho`` the task's if None.
 
     Returns:
         Means of the metrics of alignment and term over the second half of the steps, and ``loss``, likewise.
@@ -38,12 +39,15 @@ def train(
     generator = torch.Generator().manual_seed(seed)
     optimizer = _optimizer(model, options)
     gradients = DomainGradients.allocate(model, domains if alignment.needs_domain_gradients else 1)
+    if alignment.needs_weight_gradients:
+        gradients.dense = {name: torch.zeros(domains, *layer.shape) for name, layer in model.lora.items()}
     gradients.losses = torch.zeros(domains, dtype=torch.float64)
-    alignment.setup(layers=[], total_steps=options.steps, adaptive=options.optimizer != "sgd", seed=seed)
+    layers = [*model.lora.values()]
+    alignment.setup(layers=layers, total_steps=options.steps, adaptive=options.optimizer != "sgd", seed=seed)
     present = torch.ones(domains, dtype=torch.bool)
     sums: dict[str, float] = {}
     for step in range(options.steps):
-        tokens = task.training_batch(options.rows, generator)
+        tokens = task.training_batch(options.rows, generator, rho)
         gradients.zero()
         gradients.recompute = functools.partial(_gradient_of, model, tokens, task.trace)
         loss = backward(model, gradients, tokens, task.trace, alignment, term)
@@ -56,7 +60,7 @@ def train(
         alignment.before_step(optimizer)
         optimizer.step()
         metrics |= alignment.after_step(optimizer)
-        if 2 * step >= options.steps:
+        if step >= options.steps // 2:
             for name, value in {"loss": loss, **metrics}.items():
                 sums[name] = sums.get(name, 0.0) + value
     return {name: value / (options.steps - options.steps // 2) for name, value in sums.items()}
@@ -85,8 +89,11 @@ def backward(
     loss = (alignment.domain_weights(counts) * (losses.sum(1) + counts * raised)).sum()
     if isinstance(alignment, Penalised):
         loss = loss + _penalty(alignment, states[0], copies["head"][0], tokens, trace)
-    for name, gradient in zip(copies, torch.autograd.grad(loss, [*copies.values()]), strict=True):
+    of_weights = _gradients(loss, copies)
+    for name, gradient in model.of_trained(of_weights).items():
         gradients.views[name].add_(gradient)
+    for name, dense in gradients.dense.items():
+        dense.add_(of_weights[name])
     gradients.losses += losses.detach().double().mean(1) + raised.detach()
     return float(losses.detach().mean())
 
@@ -141,11 +148,18 @@ def _gradient_of(model: LabModel, tokens: Tensor, trace: int, domain: int) -> Te
     mine = tokens[domain : domain + 1]
     with torch.enable_grad():
         loss = _token_losses(model(copies, mine[..., :-1], last=trace)[0], mine, trace).mean()
-    return torch.cat([gradient.flatten() for gradient in torch.autograd.grad(loss, [*copies.values()])])
+    return torch.cat([gradient.flatten() for gradient in model.of_trained(_gradients(loss, copies)).values()])
+
+
+def _gradients(loss: Tensor, copies: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Of the copies that want one."""
+    leaves = {name: W for name, W in copies.items() if W.requires_grad}
+    return dict(zip(leaves, torch.autograd.grad(loss, [*leaves.values()]), strict=True))
 
 
 def _optimizer(model: LabModel, options: TrainOptions) -> torch.optim.Optimizer:
+    trained = [p for p in model.parameters() if p.requires_grad]
     if options.optimizer == "sgd":
-        return torch.optim.SGD(model.parameters(), lr=options.lr, momentum=0.9)
+        return torch.optim.SGD(trained, lr=options.lr, momentum=0.9)
     decay = 0.1 if options.optimizer == "adamw" else 0.0
-    return torch.optim.AdamW(model.parameters(), lr=options.lr, weight_decay=decay)
+    return torch.optim.AdamW(trained, lr=options.lr, weight_decay=decay)
