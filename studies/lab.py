@@ -42,6 +42,10 @@ METHODS: dict[str, tuple[str, str, list[str]]] = {
     "iga_gradient": ("IGA, mask on the gradient", "iga", ["alignment.apply_to=gradient"]),
     "iga_tau_1": ("IGA, tau 1", "iga", ["alignment.tau=1"]),
     "iga_tau_10": ("IGA, tau 10", "iga", ["alignment.tau=10"]),
+    "iga_t": ("IGA, tier T", "iga", ["alignment.space=tangent"]),
+    "random_mask_t": ("random mask in tier T", "iga", ["alignment.space=tangent", "alignment.control=random"]),
+    "iga_ts": ("IGA, tier TS", "iga", ["alignment.space=tangent_separable"]),
+    "iga_w": ("IGA, tier W", "iga", ["alignment.space=weight"]),
 }
 """Method -> label, preset, options."""
 
@@ -67,12 +71,17 @@ SETTINGS: dict[str, tuple[str, list[str]]] = {
     "batch4": ("conflicting cues, K = 8, rho 1, 4 rows of a domain per step", ["train.rows=4"]),
     "data200": ("conflicting cues, K = 8, rho 1, 200 training problems", ["task.train_problems=200"]),
     "long": ("conflicting cues, K = 8, rho 1, 1,500 steps", ["train.steps=1500"]),
+    "lora": (
+        "conflicting cues, K = 8, rho 1, LoRA of rank 32 on a random student, 1,000 steps",
+        ["train.lora=32", "train.steps=1000"],
+    ),
 }
 """Setting -> label, options."""
 
 CORE = ("erm", "iga", "random_mask")
 FORMS = ("and_mask", "erm_lr_1e-3", "iga_exp_tensor_mean", "iga_exp_relative", "uniform_mask")
 ABLATIONS = ("iga_no_ema", "iga_gradient")
+TIERS = ("iga_t", "random_mask_t", "iga_ts", "iga_w", "and_mask")
 GRID: list[tuple[str, tuple[str, ...], range]] = [
     ("k8", CORE, range(5)),
     ("k8", FORMS, range(3)),
@@ -82,6 +91,7 @@ GRID: list[tuple[str, tuple[str, ...], range]] = [
     ("k16_total", CORE, range(3)),
     ("k2_total", CORE, range(3)),
     ("hard", (*CORE, "erm_lr_1e-3"), range(3)),
+    ("lora", (*CORE, *TIERS), range(3)),
     ("k8", FORMS, range(3, 5)),
     ("k8", ABLATIONS, range(5)),
     ("k16", CORE, range(3)),
@@ -93,6 +103,7 @@ GRID: list[tuple[str, tuple[str, ...], range]] = [
     ("sgd", CORE, range(3)),
     ("data200", CORE, range(3)),
     ("batch4", CORE, range(3)),
+    ("lora", (*CORE, *TIERS), range(3, 5)),
 ]
 """Setting, methods and seeds, in the order in which they are run."""
 
