@@ -96,6 +96,7 @@ class Faulty(Handler):
     seen: ClassVar[list[str | None]] = []
     told: ClassVar[list[tuple[str, list[str]]]] = []
     hang_s: ClassVar[float] = 1.0
+    drip_s: ClassVar[float] = 0.05
 
     def do_POST(self) -> None:
         body, fault = self.body(), type(self).plan()
@@ -151,7 +152,7 @@ class Faulty(Handler):
             for i in range(len(content)):
                 self.wfile.write(content[i : i + 1])
                 self.wfile.flush()
-                time.sleep(0.05)
+                time.sleep(self.drip_s)
         self.close_connection = True
 
 

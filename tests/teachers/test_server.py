@@ -88,7 +88,9 @@ def test_a_limit_is_sent_under_the_name_that_the_server_wants(
     with serving(Renaming) as (server, url), AnswerStore(tmp_path / "traces.jsonl", {}) as store:
         assert ask_all({"server:adder": teacher(url)}, asked, store, limits) == []
         assert {store.get(request.key).texts for request in asked} == {("at most 512",)}
-    assert sum("max_tokens" in request for request in server.asked) <= 4  # those that were in flight at the first answer
+    assert (
+        sum("max_tokens" in request for request in server.asked) <= 4
+    )  # those that were in flight at the first answer
     assert caplog.text.count("wants max_completion_tokens instead of max_tokens") == 1
 
 
