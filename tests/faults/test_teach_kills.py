@@ -6,8 +6,6 @@ Every request ends with exactly one answer in the store, and only those in fligh
 from __future__ import annotations
 
 import json
-import multiprocessing
-import random
 import subprocess
 import sys
 import time
@@ -17,11 +15,12 @@ from pathlib import Path
 
 import pytest
 
+from .killing import KEY, stored_texts, teach_killed
+
 pytestmark = pytest.mark.faults
 
 N, WORKERS, KILLS = 2000, 16, 5
 LOOPBACK = Path(__file__).parents[1] / "teachers" / "loopback.py"
-KEY = "secret-key-that-appears-nowhere"
 
 
 @pytest.fixture
@@ -40,50 +39,25 @@ def url(tmp_path: Path) -> Iterator[str]:
         server.wait()
 
 
-def answered(store: Path) -> int:
-    return max(0, store.read_bytes().count(b"\n") - 1) if store.exists() else 0
-
-
 def test_every_request_is_answered_exactly_once(url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OPENAI_API_KEY", KEY)
     rows = [
         {"id": f"p{i}", "prompt": f"Add {i} and 3.", "answer": str(i + 3), "answer_type": "number", "split": "train"}
         for i in range(N)
     ]
-    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    teachers = {"adder": {"model": "adder", "base_url": url, "workers": WORKERS, "timeout": 5.0}}
-    recipe = {"problems": "rows.jsonl", "max_refused": 0.0, "teach": {"teachers": teachers, "prompt": "plain"}}
-    (tmp_path / "recipe.yaml").write_text(json.dumps(recipe))  # JSON is YAML
-    monkeypatch.syspath_prepend(str(Path(__file__).parent))
-    from mortal import teach
+    teachers = {"adder": {"model": "adder", "base_url": url, "workers": WORKERS, "timeout": 1.0}}
+    teach_killed(tmp_path, rows, {"teachers": teachers, "prompt": "plain"}, KILLS)
 
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["isodistill.pipeline"])
-    store, rng = tmp_path / "run" / "traces.jsonl", random.Random(0)
-    for kill in range(KILLS):
-        goal = N * (kill + 1) // (KILLS + 1) + rng.randrange(100)
-        client = context.Process(target=teach, args=(tmp_path,))
-        client.start()
-        while answered(store) < goal:
-            assert client.is_alive(), (tmp_path / "output.txt").read_text()
-            time.sleep(0.002)
-        client.kill()
-        client.join()
-    assert answered(store) < N
-    client = context.Process(target=teach, args=(tmp_path,))
-    client.start()
-    client.join(120)
-    printed = (tmp_path / "output.txt").read_text()
-    assert client.exitcode == 0, printed
-
-    lines = [json.loads(line) for line in store.read_text().splitlines()]
-    texts = {line["messages"][0]["content"]: line["texts"] for line in lines[1:]}
-    assert len(lines) == N + 1
-    assert texts == {f"Add {i} and 3.": [f"{i} + 3 = {i + 3}. The answer is {i + 3}."] for i in range(N)}
+    texts = stored_texts(tmp_path)
+    whole = {f"Add {i} and 3.": f"{i} + 3 = {i + 3}. The answer is {i + 3}." for i in range(N)}
+    assert texts.keys() == whole.keys()
+    cut = {prompt for prompt, (text,) in texts.items() if text != whole[prompt]}
+    assert all(texts[prompt][0] == whole[prompt][: len(whole[prompt]) // 2] for prompt in cut)
+    verdicts = [json.loads(line) for line in (tmp_path / "run/taught/verdicts.jsonl").read_text().splitlines()]
+    assert Counter(verdict["verdict"] for verdict in verdicts) == {"correct": N - len(cut), "truncated": len(cut)}
+    assert 0 < len(cut) < 0.01 * N
     asked = Counter((tmp_path / "asked.log").read_text().split())
     assert len(asked) == N
     # Answers that the proxy spoiled were asked for again, as were those in flight at a kill.
     assert sum(asked.values()) - N < 0.04 * N + KILLS * WORKERS
-    taught = (tmp_path / "run/taught/train.jsonl").read_text()
-    assert len(taught.splitlines()) == N
-    assert KEY not in store.read_text() + taught + printed
+    assert len((tmp_path / "run/taught/train.jsonl").read_text().splitlines()) == N - len(cut)

@@ -13,7 +13,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, ClassVar
@@ -80,16 +80,23 @@ class Adder(Handler):
         self.reply(completion([text] * request.get("n", 1)))
 
 
-FAULTS = ("too_many", "error", "hang", "drop", "malformed", "no_choices", "no_message", "encoding", "drip", "html")
+SLOW = ("hang", "drip", "drip_head", "drip_error")
+FAULTS = ("too_many", "error", "drop", "malformed", "no_choices", "no_message", "encoding", "html", *SLOW)
+"""What is tried again; ``truncated``, an answer that its length limit cut off, is an answer."""
 
 
 class Faulty(Handler):
-    """Passes requests on; ``plan`` says for each one which fault to commit, or None."""
+    """Passes requests on; ``plan`` says for each one which fault to commit, or None.
+
+    ``seen`` has the faults committed, ``told`` the last message and the texts of every answer that the server gave.
+    """
 
     upstream: ClassVar[str] = ""
     plan: ClassVar[Callable[[], str | None]] = lambda: None
     seen: ClassVar[list[str | None]] = []
+    told: ClassVar[list[tuple[str, list[str]]]] = []
     hang_s: ClassVar[float] = 1.0
+    drip_s: ClassVar[float] = 0.05
 
     def do_POST(self) -> None:
         body, fault = self.body(), type(self).plan()
@@ -101,6 +108,10 @@ class Faulty(Handler):
         elif fault == "hang":
             time.sleep(self.hang_s)
             self.close_connection = True
+        elif fault in ("drip_head", "drip_error"):
+            head = b"HTTP/1.1 200 OK\r\n", b"HTTP/1.1 500 Oops\r\nContent-Length: 999\r\n\r\n"
+            self.wfile.write(head[fault == "drip_error"])
+            self.drip(b"X-Padding: none\r\n" * 20)
         else:
             self.spoil(self.fetch(body), fault)
 
@@ -108,6 +119,8 @@ class Faulty(Handler):
         headers = {"Content-Type": "application/json", "Authorization": self.headers["Authorization"]}
         with urlopen(Request(self.upstream + self.path.removeprefix("/v1"), body, headers)) as answer:
             content: bytes = answer.read()
+        texts = [choice["message"]["content"] for choice in json.loads(content)["choices"]]
+        self.told.append((json.loads(body)["messages"][-1]["content"], texts))
         return content
 
     def spoil(self, content: bytes, fault: str | None) -> None:
@@ -115,8 +128,9 @@ class Faulty(Handler):
             "malformed": content[: len(content) // 2],
             "no_choices": b'{"id": "x", "choices": []}',
             "no_message": b'{"id": "x", "choices": [{"index": 0}]}',
-            "encoding": content.replace(b"answer", "r\xe9ponse".encode("latin-1")),
+            "encoding": content.replace(b'"role"', '"r\xf4le"'.encode("latin-1")),
             "html": b"<html>502 Bad Gateway</html>",
+            "truncated": truncated(content),
         }.get(fault or "", content)
         if fault not in ("drop", "drip"):
             self.reply(spoiled)
@@ -125,18 +139,36 @@ class Faulty(Handler):
         self.send_header("Content-Type", "application/json")
         self.send_header("Content-Length", str(len(content)))
         self.end_headers()
-        for i in range(len(content) // 2):
-            self.wfile.write(content[i : i + 1])
-            if fault == "drip":
+        half = content[: len(content) // 2]
+        if fault == "drip":
+            self.drip(half)
+        else:
+            self.wfile.write(half)
+            self.close_connection = True
+
+    def drip(self, content: bytes) -> None:
+        """A byte at a time, until nobody listens any more."""
+        with suppress(ConnectionError):
+            for i in range(len(content)):
+                self.wfile.write(content[i : i + 1])
                 self.wfile.flush()
-                time.sleep(0.05)
+                time.sleep(self.drip_s)
         self.close_connection = True
+
+
+def truncated(content: bytes) -> bytes:
+    """An answer whose first half is all that its length limit left."""
+    answer = json.loads(content)
+    for choice in answer["choices"]:
+        text = choice["message"]["content"]
+        choice["message"]["content"], choice["finish_reason"] = text[: len(text) // 2], "length"
+    return json.dumps(answer).encode()
 
 
 @contextmanager
 def serving(handler: type[Handler], **attributes: Any) -> Iterator[tuple[type[Any], str]]:
     """A running server of a fresh copy of ``handler``, and its address."""
-    own: type[Any] = type(handler.__name__, (handler,), {"asked": [], "seen": [], **attributes})
+    own: type[Any] = type(handler.__name__, (handler,), {"asked": [], "seen": [], "told": [], **attributes})
     server = Quiet(("127.0.0.1", 0), own)
     threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
     yield own, f"http://127.0.0.1:{server.server_port}/v1"
@@ -145,9 +177,9 @@ def serving(handler: type[Handler], **attributes: Any) -> Iterator[tuple[type[An
 
 
 def mostly_faulty(share: float, seed: int) -> Callable[[], str | None]:
-    """Faults drawn at random: one of every kind but those that take long, or none."""
-    rng, quick = random.Random(seed), [fault for fault in FAULTS if fault not in ("hang", "drip")]
-    return staticmethod(lambda: rng.choice(quick) if rng.random() < share else None)  # type: ignore[return-value]
+    """Faults drawn at random: one of every kind, or none."""
+    rng, kinds = random.Random(seed), [*FAULTS, "truncated"]
+    return staticmethod(lambda: rng.choice(kinds) if rng.random() < share else None)  # type: ignore[return-value]
 
 
 if __name__ == "__main__":

@@ -68,6 +68,32 @@ def test_a_server_that_knows_no_n_is_asked_for_the_rest(adder: tuple[Any, str], 
     assert [request.get("n", 1) for request in server.asked] == [3, 2, 1]
 
 
+class Renaming(Adder):
+    """A model that wants its limit under the new name, as OpenAI's reasoning models do."""
+
+    def do_POST(self) -> None:
+        request = json.loads(self.body())
+        self.asked.append(request)
+        if "max_tokens" in request:
+            words = "Unsupported parameter: 'max_tokens' is not supported. Use 'max_completion_tokens' instead."
+            self.reply(json.dumps({"error": {"message": words, "code": "unsupported_parameter"}}).encode(), 400)
+        else:
+            self.reply(completion([f"at most {request['max_completion_tokens']}"]))
+
+
+def test_a_limit_is_sent_under_the_name_that_the_server_wants(
+    adder: tuple[Any, str], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    asked, limits = requests(20), {"server:adder": Limits(workers=4, tries=1)}
+    with serving(Renaming) as (server, url), AnswerStore(tmp_path / "traces.jsonl", {}) as store:
+        assert ask_all({"server:adder": teacher(url)}, asked, store, limits) == []
+        assert {store.get(request.key).texts for request in asked} == {("at most 512",)}
+    assert (
+        sum("max_tokens" in request for request in server.asked) <= 4
+    )  # those that were in flight at the first answer
+    assert caplog.text.count("wants max_completion_tokens instead of max_tokens") == 1
+
+
 class Odd(Handler):
     """Answers with JSON that is valid and not what the API says."""
 
@@ -150,6 +176,7 @@ def test_a_fault_is_told_in_words_and_can_be_tried_again(adder: tuple[Any, str],
         "too_many": "status 429: slow down", "error": "status 500: oops", "hang": "no answer within 0.3 s",
         "drop": "the connection broke", "malformed": "not JSON", "no_choices": "no choices", "no_message": "no message",
         "encoding": "not UTF-8", "drip": "no whole answer within 0.3 s", "html": "not JSON",
+        "drip_head": "no answer within 0.3 s", "drip_error": "no answer within 0.3 s",
     }  # fmt: skip
     assert words[fault] in str(error.value)
     assert error.value.after == (0.05 if fault == "too_many" else None)

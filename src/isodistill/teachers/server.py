@@ -1,17 +1,22 @@
 """A teacher behind any server that speaks the OpenAI API: vLLM, llama.cpp, Ollama, transformers serve, hosted ones.
 
 The client ``openai`` sends the requests; retries are ours (``asking``), because they share a store and a rate limit.
-The body is read here, byte by byte against a deadline, so that a server that drips is as late as one that hangs.
+Requests run in an event loop, where a deadline can cut them anywhere: a server that drips its headers, its answer or
+the words of an error is as late as one that hangs.
 """
 
 from __future__ import annotations
 
+import asyncio
 import json
+import logging
 import math
 import os
+import threading
 import time
 from collections.abc import Mapping
 from email.utils import parsedate_to_datetime
+from functools import cache
 from typing import Any
 
 from isodistill.errors import TeacherError, UserError
@@ -23,9 +28,14 @@ _MESSAGE_LIMIT = 500
 _MOST_BYTES = 64 * 2**20
 _SHORTEST_KEY = 8
 """Characters; a shorter one is a placeholder such as EMPTY, which may stand in an honest answer, too."""
+_LIMIT, _NEW_LIMIT = "max_tokens", "max_completion_tokens"
+"""Two names of one limit: the one that nearly all servers know, and the one that some models of OpenAI insist on."""
+_log = logging.getLogger(__name__)
 
 
-def open_client(base_url: str, key_from: str, needed_by: str, extra: str, **options: Any) -> tuple[Any, Any]:
+def open_client(
+    base_url: str, key_from: str, needed_by: str, extra: str, *, in_loop: bool = False, **options: Any
+) -> tuple[Any, Any]:
     """The package ``openai`` and a client of it; the key is read from the environment and written nowhere.
 
     Args:
@@ -33,6 +43,7 @@ def open_client(base_url: str, key_from: str, needed_by: str, extra: str, **opti
         key_from: environment variable that holds the key; servers of one's own mostly need none.
         needed_by: what needs the package, for the message.
         extra: the extra that installs it.
+        in_loop: the client for an event loop.
         options: further arguments of the client.
 
     Raises:
@@ -42,18 +53,21 @@ def open_client(base_url: str, key_from: str, needed_by: str, extra: str, **opti
         import openai
     except ImportError as error:
         raise UserError(f"{needed_by} needs the extra: pip install 'isodistill[{extra}]'.") from error
-    return openai, openai.OpenAI(base_url=base_url, api_key=os.environ.get(key_from) or "none", **options)
+    kind = openai.AsyncOpenAI if in_loop else openai.OpenAI
+    return openai, kind(base_url=base_url, api_key=os.environ.get(key_from) or "none", **options)
 
 
 class ServerTeacher:
     """Asks ``/chat/completions`` of a server.
+
+    A server that refuses ``max_tokens`` and names ``max_completion_tokens`` instead gets that from then on.
 
     Args:
         name: of the teacher; without the address, so that the same model behind another port is the same teacher.
         model: the name under which the server has the model.
         base_url: of the server.
         key_from: environment variable that holds the key.
-        timeout: seconds for one request, from sending it to the last byte.
+        timeout: seconds for one request, from connecting to the last byte.
 
     Raises:
         UserError: the package ``openai`` is not installed.
@@ -63,8 +77,10 @@ class ServerTeacher:
         self.name = name
         self._model, self._base_url, self._key_from, self._timeout = model, base_url, key_from, timeout
         self._openai, self._client = open_client(
-            base_url, key_from, "A teacher of kind server", "teacher", max_retries=0, timeout=timeout
+            base_url, key_from, "A teacher of kind server", "teacher", in_loop=True, max_retries=0, timeout=None
         )
+        self._limit = _LIMIT
+        self._loop = _loop()
 
     def answer(self, messages: Messages, sampling: Sampling) -> Answer:
         """See ``Teacher.answer``; many servers know no n and give one text at a time.
@@ -73,7 +89,7 @@ class ServerTeacher:
             TeacherError: this request failed; ``retry`` says whether another try can help.
             UserError: the server refuses the key or does not know the model, so no request can succeed.
         """
-        reply = self._post(self._body(messages, sampling))
+        reply = self._reply(self._body(messages, sampling))
         choices = _choices(reply)[: sampling.n]
         return Answer(
             texts=tuple(self._without_key(_text(choice)) for choice in choices),
@@ -88,7 +104,7 @@ class ServerTeacher:
         body: dict[str, Any] = {
             "model": self._model,
             "messages": [dict(message) for message in messages],
-            "max_tokens": sampling.max_tokens,
+            self._limit: sampling.max_tokens,
             "temperature": sampling.temperature,
             "seed": sampling.seed % 2**31,  # servers take 32 bits
         }
@@ -102,23 +118,28 @@ class ServerTeacher:
             body |= {"logprobs": True, "top_logprobs": sampling.logprobs}
         return body
 
+    def _reply(self, body: dict[str, Any]) -> Mapping[str, Any]:
+        """The reply to a request, sent once more where the server wants its limit under the other name."""
+        try:
+            return self._post(body)
+        except TeacherError as error:
+            if error.retry or _LIMIT not in body or _NEW_LIMIT not in str(error):
+                raise
+        if self._limit == _LIMIT:
+            self._limit = _NEW_LIMIT
+            _log.warning("%s: model %s wants max_completion_tokens instead of max_tokens.", self._base_url, self._model)
+        return self._post({_NEW_LIMIT if key == _LIMIT else key: value for key, value in body.items()})
+
     def _post(self, body: dict[str, Any]) -> Mapping[str, Any]:
         """The reply as JSON, whole and in time."""
-        deadline = time.monotonic() + self._timeout
         content = bytearray()
-        create = self._client.chat.completions.with_streaming_response.create
         try:
-            with create(**body) as response:
-                for part in response.iter_bytes():
-                    content += part
-                    if time.monotonic() > deadline:
-                        raise TeacherError(f"no whole answer within {self._timeout:g} s.", retry=True)
-                    if len(content) > _MOST_BYTES:
-                        raise TeacherError("an answer of more than 64 MiB.", retry=True)
+            asyncio.run_coroutine_threadsafe(self._read(body, content), self._loop).result()
+        except TimeoutError:
+            whole = "whole " if content else ""
+            raise TeacherError(f"no {whole}answer within {self._timeout:g} s.", retry=True) from None
         except self._openai.APIStatusError as error:
             raise self._refusal(error) from None
-        except self._openai.APITimeoutError:
-            raise TeacherError(f"no answer within {self._timeout:g} s.", retry=True) from None
         except self._openai.APIConnectionError as error:
             raise TeacherError(f"no connection: {self._told(error.__cause__ or error)}.", retry=True) from None
         except TeacherError:
@@ -126,6 +147,15 @@ class ServerTeacher:
         except Exception as error:  # noqa: BLE001  the transport's own errors, raised while the body is read
             raise TeacherError(f"the connection broke: {self._told(error)}.", retry=True) from None
         return _json(bytes(content))
+
+    async def _read(self, body: dict[str, Any], content: bytearray) -> None:
+        """Send a request and read the body of its answer into ``content``."""
+        create = self._client.chat.completions.with_streaming_response.create
+        async with asyncio.timeout(self._timeout), create(**body) as response:
+            async for part in response.iter_bytes():
+                content += part
+                if len(content) > _MOST_BYTES:
+                    raise TeacherError("an answer of more than 64 MiB.", retry=True)
 
     def _refusal(self, error: Any) -> Exception:
         """What a status other than 2xx means: for the whole run, for this request, or for this try."""
@@ -153,6 +183,14 @@ class ServerTeacher:
         """A text in which a server echoed the key, with ``***`` in its place."""
         key = os.environ.get(self._key_from, "")
         return text.replace(key, "***") if len(key) >= shortest else text
+
+
+@cache
+def _loop() -> asyncio.AbstractEventLoop:
+    """The event loop of this process's clients, in a thread of its own."""
+    loop = asyncio.new_event_loop()
+    threading.Thread(target=loop.run_forever, name="teachers", daemon=True).start()
+    return loop
 
 
 def _json(content: bytes) -> Mapping[str, Any]:
