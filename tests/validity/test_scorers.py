@@ -60,6 +60,18 @@ def test_likelihood_is_that_of_the_whole_forward(tiny_model: LlamaForCausalLM, t
         assert value == pytest.approx(math.exp(min(0, mean_log_p(a.step) - best)), rel=1e-4)
 
 
+def test_only_the_tokens_of_steps_reach_the_head_and_never_all_at_once(
+    tiny_model: LlamaForCausalLM, tokenizer: Any
+) -> None:
+    sizes: list[int] = []
+    tiny_model.lm_head.register_forward_hook(lambda module, args, out: sizes.append(out.shape[:-1].numel()))
+    steps = ["1 " * 150, "2 " * 120]
+    TeacherLikelihood(tiny_model, tokenizer).score([action(step) for step in steps])
+    scored = [len(tokenizer(step, add_special_tokens=False)["input_ids"]) for step in (*steps, "6 x 4 = 24.")]
+    assert max(sizes) <= 256
+    assert sum(sizes) == sum(scored) > 256
+
+
 def test_a_text_longer_than_the_teacher_reads_is_an_error(tiny_model: LlamaForCausalLM, tokenizer: Any) -> None:
     with pytest.raises(ValueError, match="longer than the teacher reads"):
         TeacherLikelihood(tiny_model, tokenizer).score([action("1 " * 600)])
@@ -123,6 +135,23 @@ def test_a_reward_model_is_read_at_the_end_of_the_step(tokenizer: Any, kind: Any
         ProcessRewardModel(model, tokenizer).score([action("1 " * 80)])
 
 
+def test_a_causal_reward_model_says_a_word_for_right(
+    tiny_model: LlamaForCausalLM, tokenizer: Any, tmp_path: Path
+) -> None:
+    tiny_model.save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    options = {"name": "reward", "source": str(tmp_path), "kind": "causal", "good": "a", "bad": "b", "marker": " ok"}
+    asked = [action("6 x 4 = 24."), action("So 9 of them.", prefix="Well, ")]
+    found = make_scorer(options, lambda: None, lambda: (tiny_model, tokenizer)).score(asked)
+    a, b = (tokenizer(word, add_special_tokens=False)["input_ids"][0] for word in "ab")
+    for value, one in zip(found, asked, strict=True):
+        ids = torch.tensor([tokenizer(f"{ROW.prompt}\n{one.prefix}{one.step} ok")["input_ids"]])
+        p = torch.softmax(tiny_model(input_ids=ids).logits[0, -1].detach().double(), 0)
+        assert value == pytest.approx(float(p[a] / (p[a] + p[b])), abs=1e-5)
+    with pytest.raises(UserError, match="one token each, and '\\+\\+\\+' is 3"):
+        load_reward_model(str(tmp_path), "causal", good="+++")
+
+
 class Marker:
     """A teacher that answers with what the step says."""
 
@@ -176,7 +205,7 @@ def test_scorers_by_name(tiny_model: LlamaForCausalLM, tokenizer: Any) -> None:
         ({"name": "likelihood"}, "asks the teacher"),
         ({"name": "rollout", "by": "me"}, "choose teacher or base"),
         ({"name": "judge"}, "JudgeScorer"),
-        ({"name": "reward", "source": "nowhere/at/all", "kind": "tokens"}, "choose token or sequence"),
+        ({"name": "reward", "source": "nowhere/at/all", "kind": "tokens"}, "one of token, sequence, causal"),
         ({"name": "reward", "source": "./missing", "kind": "token"}, "could not be loaded"),
     ):
         with pytest.raises(UserError, match=said):
