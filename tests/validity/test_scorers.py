@@ -22,6 +22,7 @@ from isodistill.validity import (
     ProcessRewardModel,
     RolloutScorer,
     RuleScorer,
+    Scoring,
     TeacherLikelihood,
     make_scorer,
 )
@@ -92,6 +93,12 @@ def test_rollouts_count_the_completions_that_a_verdict_takes(tiny_model: LlamaFo
     seen.clear()
     scorer.score([action("another"), action("6 x 4 = 24.", prefix="So ")])
     assert seen[4:] == first  # whatever is scored beside it
+
+
+def test_a_step_that_leaves_no_room_for_completions_fails_alone(tiny_model: LlamaForCausalLM, tokenizer: Any) -> None:
+    scoring = Scoring(RolloutScorer(tiny_model, tokenizer, _always, n=1, max_tokens=4), None, max_failed=1.0)
+    assert scoring([action("6 x 4 = 24."), action("1 " * 600)]) == [1.0, None]
+    assert "leaves no room for completions of 4, of 512" in scoring.first_failure
 
 
 @pytest.mark.usefixtures("sandbox")
