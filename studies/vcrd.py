@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from cells import difference_cell, mean_cell
 from peft import LoraConfig
 from torch.nn import functional as F
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel
@@ -222,36 +223,41 @@ def scorer_of(method: str, work: Path) -> Scorer | None:
 
 def one_run(steps: int, method: str, seed: int, work: Path) -> Run:
     """Distil, test; the line of the record."""
+    objective, scorer = METHODS[method][1], scorer_of(method, work)
+    run = distilled(objective, scorer, steps, seed, work, work / f"{method}-{steps}-{seed}")
+    return {"steps": steps, "method": method, "seed": seed, **run}
+
+
+def distilled(
+    objective: dict[str, Any], scorer: Scorer | None, steps: int, seed: int, work: Path, folder: Path, lr: float = LR
+) -> Run:
+    """Distil into a folder of its own, test; the numbers of the record."""
     teacher, student = brought_up(work, 0, teacher=True), brought_up(work, seed, teacher=False)
     rows, tests = problems(N_TRAIN, seed, flawed=True, prefix="train"), problems(N_TEST, 0, flawed=False, prefix="test")
     for name, model in (("teacher", teacher), (f"before-{seed}", student)):
         if name not in _seen:
             _seen[name] = scores(model.model, model.tokenizer, tests)
-    objective = dict(METHODS[method][1])
     if objective["name"] != "ce":
-        objective |= {"lam_ce": 0.0, "lam_kd": 1.0}
-    folder = work / f"{method}-{steps}-{seed}"
+        objective = objective | {"lam_ce": 0.0, "lam_kd": 1.0}
     shutil.rmtree(folder, ignore_errors=True)
     trainer = DistillTrainer(
         student.model,
         args=DistillConfig(
             output_dir=str(folder), method="erm_pooled", objective=objective, max_steps=steps, sets_per_batch=ROWS,
-            learning_rate=LR, use_cpu=True, bf16=False, save_strategy="no", disable_tqdm=True, seed=seed,
+            learning_rate=lr, use_cpu=True, bf16=False, save_strategy="no", disable_tqdm=True, seed=seed,
         ),
         train_dataset=rows,
         processing_class=student.tokenizer,
         peft_config=LoraConfig(r=16, lora_alpha=32, target_modules="all-linear", task_type="CAUSAL_LM"),
         teacher_model=None if objective["name"] == "ce" else teacher.model,
-        scorer=scorer_of(method, work),
+        teacher_processing_class=teacher.tokenizer,
+        scorer=scorer,
     )  # fmt: skip
     began = time.perf_counter()
     trainer.train()
     seconds = time.perf_counter() - began
     after = scores(merged_copy(trainer.model, torch.float32), student.tokenizer, tests)
     return {
-        "steps": steps,
-        "method": method,
-        "seed": seed,
         "parameters": sum(p.numel() for p in student.model.parameters()),
         "before": _seen[f"before-{seed}"],
         "teacher": _seen["teacher"],
@@ -289,7 +295,12 @@ def auroc_of(file: Path, rows: list[Row]) -> float | None:
             if j < OPERATIONS:
                 _, sign, b, _ = traces[record["row"]][j]
                 found[planted(sign, int(b))].append(record["deltas"][j])
-    pairs = [(d < e) + 0.5 * (d == e) for d in found[True] for e in found[False]]
+    return auroc(found[True], found[False])
+
+
+def auroc(lower: list[float], higher: list[float]) -> float | None:
+    """Chance that one of the first lies below one of the second, ties half; None without pairs."""
+    pairs = [(d < e) + 0.5 * (d == e) for d in lower for e in higher]
     return round(sum(pairs) / len(pairs), 6) if pairs else None
 
 
@@ -360,8 +371,9 @@ def tables(records: list[Run], runs: list[Run]) -> str:
             if (method, "acc") in found:
                 cells = [words, str(len(found[method, "acc"]["seeds"]))]
                 for metric in METRICS:
-                    cells += [_mean(found[method, metric]), _difference(found[method, metric])]
-                cells.append(_mean(found[method, "auroc"]) if (method, "auroc") in found else "-")
+                    record = found[method, metric]
+                    cells += [mean_cell(record), difference_cell(record, "fkl")]
+                cells.append(mean_cell(found.get((method, "auroc"))))
                 lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines).strip()
 
@@ -377,17 +389,6 @@ def _before(runs: list[Run]) -> list[str]:
             cells += [f"{sum(values) / len(values):.3f}", "-"]
         lines.append(f"| {label} | {len(by_seed)} | {' | '.join(cells)} | - |")
     return lines
-
-
-def _mean(record: Run) -> str:
-    return f"{record['mean']:.3f}" + ("" if record["sd"] is None else f" ± {record['sd']:.3f}")
-
-
-def _difference(record: Run) -> str:
-    if "fkl" not in record["diff_to"]:
-        return "-"
-    value, low, high = record["diff_to"]["fkl"]
-    return f"{value:+.3f} ({low:+.3f} to {high:+.3f})"
 
 
 if __name__ == "__main__":

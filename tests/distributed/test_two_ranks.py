@@ -68,6 +68,8 @@ def seen_by_the_objective(line: dict[str, float]) -> dict[str, float]:
         {"method": "projector", "teacher": 48},
         {"method": "prada", "term": {"dropout": 0.0, "n_virt": 3}, "target": TARGET},
         {"method": "label_multitask"},
+        *({"method": name, "teacher": 32} for name in ("fkl", "rkl", "jsd", "skew")),
+        {"method": "fkl", "objective": {"rho": 0.5, "sample_tokens": 8}, "teacher": 32},
         {"method": "vcrd", "objective": {"control": "permuted"}, "teacher": 32},
         {"method": "vcrd", "objective": {"steps": RULE, "w_norm": "mean"}, "teacher": 32},
         {"method": "vcrd", "objective": {"steps": RULE, "rho": 0.5, "sample_tokens": 8}, "teacher": 32},
@@ -75,7 +77,17 @@ def seen_by_the_objective(line: dict[str, float]) -> dict[str, float]:
     ids=[
         *("erm", "erm_pooled", "iga-factor", "iga-weight", "iga-tangent-debias", "iga-separable"),
         *("pcgrad", "group_dro", "irm", "dann", "fish", "iga_consistency", "flexkd", "projector", "prada"),
-        *("multitask", "vcrd-permuted", "vcrd-steps-mean", "vcrd-steps-samples"),
+        *(
+            "multitask",
+            "fkl",
+            "rkl",
+            "jsd",
+            "skew",
+            "fkl-samples",
+            "vcrd-permuted",
+            "vcrd-steps-mean",
+            "vcrd-steps-samples",
+        ),
     ],
 )
 def test_two_ranks_equal_one(tmp_path: Path, tokenizer: PreTrainedTokenizerFast, method: dict[str, Any]) -> None:
@@ -93,7 +105,7 @@ def test_two_ranks_equal_one(tmp_path: Path, tokenizer: PreTrainedTokenizerFast,
         found, expected = seen_by_the_objective(both), seen_by_the_objective(one)
         assert found.keys() == expected.keys()
         assert found == pytest.approx(expected, rel=1e-3, abs=1e-4)
-        assert bool(expected) == (method["method"] == "vcrd")
+        assert bool(expected) == (method["method"] in ("fkl", "rkl", "jsd", "skew", "vcrd"))
 
 
 @pytest.mark.parametrize("processes", [2, 4])

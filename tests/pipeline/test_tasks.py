@@ -61,6 +61,32 @@ def test_one_recipe_trains_and_judges_all_three(tmp_path: Path, write_rows: Writ
 
 
 @pytest.mark.usefixtures("sandbox")
+def test_vcrd_weighs_statements_of_code_by_the_tests_that_hold(tmp_path: Path, write_rows: WriteRows) -> None:
+    """Step mode on programs: cut into statements, the student's proposals completed and tried in the sandbox."""
+    program = "```python\ndef plus(x):\n    y = [\n        {n}]\n    return x + y[0]\n```"
+    code = [
+        {"id": f"c{n}", "domain": "code", "answer_type": "code", "prompt": f"Write a function plus that adds {n}.",
+         "answer": f"assert plus(1) == {n + 1}", "completion": program.replace("{n}", str(n)),
+         "split": "train" if n < 2 else "id"}
+        for n in range(4)
+    ]  # fmt: skip
+    scorer = {"name": "rollout", "n": 1, "max_tokens": 6}
+    recipe = recipe_of(
+        problems=str(write_rows(code)), method="vcrd", teacher="self", baseline=None, split={"valid": 0.0},
+        objective={"steps": {"segment": "statements", "scorer": scorer, "n_prefix": 99, "max_tokens": 6}},
+        evaluate={"max_new_tokens": 6},
+    )  # fmt: skip
+    page = run_recipe(recipe, tmp_path / "run", COMMAND).read_text()
+    measured = [json.loads(line) for line in (tmp_path / "run/validity/steps.jsonl").read_text().splitlines()]
+    assert {record["row"] for record in measured} == {"c0", "c1"}
+    for record in measured:
+        assert len(record["firsts"]) == 5  # fence, head, the list over two lines, return, fence
+        assert record["deltas"][-1] == 1.0  # the trace passes its tests where it ends; what a tiny student wrote does not
+        assert record["weights"][-1] > 1.7
+    assert "Where the teacher's pull goes" in page
+
+
+@pytest.mark.usefixtures("sandbox")
 def test_a_trace_of_a_teacher_is_judged_by_its_tests_and_its_instructions() -> None:
     code = Row(id="c", prompt="Add one.", answer="assert plus(1) == 2", answer_type="code")
     assert judge(code, "```python\ndef plus(x): return x + 1\n```", "stop", check_steps=True).verdict == "correct"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from dataclasses import replace
 from pathlib import Path
@@ -60,6 +61,30 @@ def test_cached_is_live(teacher: Student, rows: list[Encoded], tmp_path: Path, k
         assert gap.log_prob <= 2**-11 * float(live.log_probs.abs().max()) + 1e-5  # half a unit of float16
         assert gap.tail <= 1e-6
         assert torch.equal(cached.positions, trained_positions(row))
+
+
+def test_no_more_than_a_piece_of_the_logits_exists(teacher: Student, tmp_path: Path) -> None:
+    long = [Row(id=str(n), prompt="Two and two?", completion=f"{n} " * 150) for n in range(3)]
+    encoded = [encode_row(row, teacher.tokenizer, max_length=512) for row in long]
+    sizes: list[int] = []
+    hook = teacher.model.lm_head.register_forward_hook(lambda module, args, out: sizes.append(out.shape[:-1].numel()))
+    try:
+        fill_cache(LogitCache(tmp_path, maker(teacher)), teacher.model, encoded)
+    finally:
+        hook.remove()
+    assert max(sizes) <= 256
+    assert sum(sizes) == sum(len(trained_positions(row)) for row in encoded) > 3 * 256
+
+
+def test_logits_that_are_not_finite_name_their_row_and_position(
+    teacher: Student, rows: list[Encoded], tmp_path: Path
+) -> None:
+    broken = copy.deepcopy(teacher.model)
+    (nine,) = teacher.tokenizer("9", add_special_tokens=False)["input_ids"]
+    broken.model.embed_tokens.weight.data[nine] = math.nan
+    first = int(trained_positions(rows[2])[0])  # masked attention carries a NaN to every earlier position, too
+    with pytest.raises(UserError, match=rf"Row 2: .* not finite at position {first} of its .* load it in float32"):
+        fill_cache(LogitCache(tmp_path, maker(teacher)), broken, rows[1:])
 
 
 def test_log_probs_are_those_of_the_whole_softmax() -> None:

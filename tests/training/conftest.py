@@ -79,11 +79,14 @@ def other_weights(student: LlamaForCausalLM, width: int = 32, **overrides: Any) 
 
 
 @pytest.fixture
-def taught(make_trainer: Callable[..., DistillTrainer], tiny_model: LlamaForCausalLM) -> Callable[..., DistillTrainer]:
+def taught(
+    make_trainer: Callable[..., DistillTrainer], tiny_model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast
+) -> Callable[..., DistillTrainer]:
     """Trainers of one step whose teacher has other weights than the student, unless one is given."""
 
     def make(teacher: Any = None, **settings: Any) -> DistillTrainer:
         given = {"teacher_model": other_weights(tiny_model) if teacher is None else teacher}
+        given["teacher_processing_class"] = tokenizer
         return make_trainer(**{"max_steps": 1, "max_grad_norm": 1e9} | given | settings)
 
     return make

@@ -265,5 +265,5 @@ def test_a_teacher_whose_states_are_not_finite_is_named(
     teacher = wider(tiny_model)
     with torch.no_grad():
         teacher.model.embed_tokens.weight[50:] = torch.inf
-    with pytest.raises(UserError, match="hidden states or their gradients are not finite"):
+    with pytest.raises(UserError, match=r"hidden states.* are not finite"):
         taught(teacher=teacher, method="flexkd").train()

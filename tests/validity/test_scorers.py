@@ -22,6 +22,7 @@ from isodistill.validity import (
     ProcessRewardModel,
     RolloutScorer,
     RuleScorer,
+    Scoring,
     TeacherLikelihood,
     make_scorer,
 )
@@ -60,6 +61,18 @@ def test_likelihood_is_that_of_the_whole_forward(tiny_model: LlamaForCausalLM, t
         assert value == pytest.approx(math.exp(min(0, mean_log_p(a.step) - best)), rel=1e-4)
 
 
+def test_only_the_tokens_of_steps_reach_the_head_and_never_all_at_once(
+    tiny_model: LlamaForCausalLM, tokenizer: Any
+) -> None:
+    sizes: list[int] = []
+    tiny_model.lm_head.register_forward_hook(lambda module, args, out: sizes.append(out.shape[:-1].numel()))
+    steps = ["1 " * 150, "2 " * 120]
+    TeacherLikelihood(tiny_model, tokenizer).score([action(step) for step in steps])
+    scored = [len(tokenizer(step, add_special_tokens=False)["input_ids"]) for step in (*steps, "6 x 4 = 24.")]
+    assert max(sizes) <= 256
+    assert sum(sizes) == sum(scored) > 256
+
+
 def test_a_text_longer_than_the_teacher_reads_is_an_error(tiny_model: LlamaForCausalLM, tokenizer: Any) -> None:
     with pytest.raises(ValueError, match="longer than the teacher reads"):
         TeacherLikelihood(tiny_model, tokenizer).score([action("1 " * 600)])
@@ -80,6 +93,12 @@ def test_rollouts_count_the_completions_that_a_verdict_takes(tiny_model: LlamaFo
     seen.clear()
     scorer.score([action("another"), action("6 x 4 = 24.", prefix="So ")])
     assert seen[4:] == first  # whatever is scored beside it
+
+
+def test_a_step_that_leaves_no_room_for_completions_fails_alone(tiny_model: LlamaForCausalLM, tokenizer: Any) -> None:
+    scoring = Scoring(RolloutScorer(tiny_model, tokenizer, _always, n=1, max_tokens=4), None, max_failed=1.0)
+    assert scoring([action("6 x 4 = 24."), action("1 " * 600)]) == [1.0, None]
+    assert "leaves no room for completions of 4, of 512" in scoring.first_failure
 
 
 @pytest.mark.usefixtures("sandbox")
@@ -121,6 +140,23 @@ def test_a_reward_model_is_read_at_the_end_of_the_step(tokenizer: Any, kind: Any
         assert value == pytest.approx(float(expected), abs=1e-5)
     with pytest.raises(ValueError, match="longer than the reward model reads"):
         ProcessRewardModel(model, tokenizer).score([action("1 " * 80)])
+
+
+def test_a_causal_reward_model_says_a_word_for_right(
+    tiny_model: LlamaForCausalLM, tokenizer: Any, tmp_path: Path
+) -> None:
+    tiny_model.save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    options = {"name": "reward", "source": str(tmp_path), "kind": "causal", "good": "a", "bad": "b", "marker": " ok"}
+    asked = [action("6 x 4 = 24."), action("So 9 of them.", prefix="Well, ")]
+    found = make_scorer(options, lambda: None, lambda: (tiny_model, tokenizer)).score(asked)
+    a, b = (tokenizer(word, add_special_tokens=False)["input_ids"][0] for word in "ab")
+    for value, one in zip(found, asked, strict=True):
+        ids = torch.tensor([tokenizer(f"{ROW.prompt}\n{one.prefix}{one.step} ok")["input_ids"]])
+        p = torch.softmax(tiny_model(input_ids=ids).logits[0, -1].detach().double(), 0)
+        assert value == pytest.approx(float(p[a] / (p[a] + p[b])), abs=1e-5)
+    with pytest.raises(UserError, match="one token each, and '\\+\\+\\+' is 3"):
+        load_reward_model(str(tmp_path), "causal", good="+++")
 
 
 class Marker:
@@ -176,7 +212,7 @@ def test_scorers_by_name(tiny_model: LlamaForCausalLM, tokenizer: Any) -> None:
         ({"name": "likelihood"}, "asks the teacher"),
         ({"name": "rollout", "by": "me"}, "choose teacher or base"),
         ({"name": "judge"}, "JudgeScorer"),
-        ({"name": "reward", "source": "nowhere/at/all", "kind": "tokens"}, "choose token or sequence"),
+        ({"name": "reward", "source": "nowhere/at/all", "kind": "tokens"}, "one of token, sequence, causal"),
         ({"name": "reward", "source": "./missing", "kind": "token"}, "could not be loaded"),
     ):
         with pytest.raises(UserError, match=said):

@@ -44,6 +44,18 @@ def test_failures_cost_no_other_step_its_score(tmp_path: Path) -> None:
     assert "RuntimeError: no" in scoring.first_failure
 
 
+def test_what_no_other_step_could_mend_stops_at_once(tmp_path: Path) -> None:
+    class Refused:
+        name = "refused"
+
+        def score(self, actions: Sequence[Action]) -> list[float]:
+            raise UserError("the server refuses the key in KEY.")
+
+    scoring = Scoring(Refused(), tmp_path, max_failed=1.0)
+    with pytest.raises(UserError, match="refuses the key"):
+        scoring(actions("0.5"))
+
+
 def test_too_many_failures_stop_with_the_first_reason(tmp_path: Path) -> None:
     scoring = Scoring(Scripted(), tmp_path, max_failed=0.2)
     good = [str(n / 100) for n in range(16)]

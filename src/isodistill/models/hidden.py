@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any, cast
 
 import torch
@@ -12,7 +13,33 @@ from torch.nn import functional as F
 
 from isodistill.data.encode import IGNORE_INDEX
 
-__all__ = ["POOLED", "predicting", "watched_states"]
+__all__ = ["POOLED", "body_states", "logits_of", "predicting", "watched_states"]
+
+_CHUNK = 256  # states whose logits exist at one time
+
+
+@torch.no_grad()
+def body_states(model: nn.Module, ids: Tensor, mask: Tensor) -> Tensor:
+    """States (B, T, d) of ids (B, T) that the head of a causal LM reads."""
+    states: Tensor = _body(model)(input_ids=ids, attention_mask=mask, use_cache=False).last_hidden_state
+    return states
+
+
+@torch.no_grad()
+def logits_of(model: nn.Module, states: Tensor) -> Iterator[Tensor]:
+    """Logits (n, V) of states (N, d), 256 at a time, so that no (N, V) tensor exists.
+
+    All that a causal LM does behind its body is done (scaling, soft-capping): it reads one token, and the states stand
+    in the place of that token's.
+    """
+    one = torch.zeros(1, 1, dtype=torch.long, device=states.device)
+    for chunk in states.split(_CHUNK):
+        hook = _body(model).register_forward_hook(partial(_stand_in, chunk))
+        try:
+            logits: Tensor = model(input_ids=one, use_cache=False).logits[0]
+        finally:
+            hook.remove()
+        yield logits
 
 
 @contextmanager
@@ -25,18 +52,27 @@ def watched_states(model: nn.Module, layers: Sequence[int]) -> Iterator[dict[int
             ``output_hidden_states``.
     """
     found: dict[int, Tensor] = {}
-    base = cast(Any, model).base_model
-    body = cast(nn.Module, getattr(base, "decoder", base))  # of OPT and BART, the part whose states the head reads
 
     def keep(module: nn.Module, args: Any, out: Any) -> None:
         for layer in layers:
             found[layer] = out.last_hidden_state if layer == -1 else out.hidden_states[layer]
 
-    hook = body.register_forward_hook(keep)
+    hook = _body(model).register_forward_hook(keep)
     try:
         yield found
     finally:
         hook.remove()
+
+
+def _stand_in(states: Tensor, module: nn.Module, args: Any, out: Any) -> Any:
+    out.last_hidden_state = states.unsqueeze(0)
+    return out
+
+
+def _body(model: nn.Module) -> nn.Module:
+    """The part whose states the head reads; of OPT and BART it is the decoder."""
+    base = cast(Any, model).base_model
+    return cast(nn.Module, getattr(base, "decoder", base))
 
 
 def predicting(labels: Tensor, encoder_decoder: bool) -> tuple[Tensor, Tensor]:

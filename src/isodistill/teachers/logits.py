@@ -25,6 +25,7 @@ from safetensors.torch import load, save
 from isodistill.data.encode import IGNORE_INDEX, Encoded
 from isodistill.data.files import write_lines
 from isodistill.errors import UserError
+from isodistill.models.hidden import body_states, logits_of
 from isodistill.teachers.vocabulary import template_hash, tokenizer_hash
 
 if TYPE_CHECKING:
@@ -34,6 +35,7 @@ __all__ = [
     "CacheMaker",
     "Distance",
     "LogitCache",
+    "NotFiniteError",
     "TopK",
     "distance",
     "fill_cache",
@@ -66,6 +68,10 @@ class CacheMaker:
     template: str
     temperature: float
     n_vocab: int
+
+
+class NotFiniteError(ValueError):
+    """A teacher's logit is NaN or infinite."""
 
 
 class TopK(NamedTuple):
@@ -131,13 +137,16 @@ def top_k(logits: torch.Tensor, positions: torch.Tensor, k: int, *, n_vocab: int
     the summed mass outside the top k.
 
     Raises:
-        ValueError: k or n_vocab is larger than what there is, or a logit is not finite.
+        ValueError: k or n_vocab is larger than what there is.
+        NotFiniteError: a logit is not finite; names the position.
     """
     if not 0 < k <= n_vocab <= logits.shape[-1]:
         raise ValueError(f"k = {k}, n_vocab = {n_vocab} and {logits.shape[-1]} logits; expected 0 < k <= n_vocab <= V")
     log_p = torch.log_softmax(logits[:, :n_vocab].float() / temperature, -1)
-    if not torch.isfinite(log_p).all():
-        raise ValueError("the teacher's logits are not finite")
+    finite = torch.isfinite(log_p).all(1)
+    if not finite.all():
+        first = int(positions.to(finite.device)[~finite][0])
+        raise NotFiniteError(f"the teacher's logits are not finite at position {first}")
     log_probs, ids = log_p.topk(k, dim=-1)
     tail = log_p.scatter(-1, ids, -torch.inf).logsumexp(-1)
     return TopK(positions, ids, log_probs, tail, temperature, n_vocab)
@@ -193,16 +202,23 @@ class LogitCache:
     def __len__(self) -> int:
         return len(self._places) + len(self._waiting)
 
-    def write(self, input_ids: Sequence[int], positions: torch.Tensor, logits: torch.Tensor) -> None:
-        """Add one text: its token ids, the trained positions (P,) and the teacher's logits (P, V) there.
+    def write(self, input_ids: Sequence[int], positions: torch.Tensor, logits: Iterable[torch.Tensor]) -> None:
+        """Add one text: its token ids, the trained positions (P,) and the teacher's logits (n, V) there, in pieces.
 
         A text that is there already is left as it is. What is written reaches the disk with its shard, or at ``flush``.
+
+        Raises:
+            NotFiniteError: a logit is not finite.
         """
         if input_ids in self:
             return
-        maker = self.maker
-        top = top_k(logits, positions, self.k, n_vocab=maker.n_vocab, temperature=maker.temperature)
-        self._waiting[self._key(input_ids)] = top.to(torch.device("cpu"))
+        maker, parts, start = self.maker, [], 0
+        for piece in logits:
+            here = positions[start : start + len(piece)]
+            part = top_k(piece, here, self.k, n_vocab=maker.n_vocab, temperature=maker.temperature)
+            parts.append(part.to(torch.device("cpu")))
+            start += len(piece)
+        self._waiting[self._key(input_ids)] = joined(parts)
         if sum(len(waiting.positions) for waiting in self._waiting.values()) >= self.shard_tokens:
             self.flush()
 
@@ -321,7 +337,11 @@ class LogitCache:
 def fill_cache(cache: LogitCache, model: PreTrainedModel, rows: Iterable[Encoded], *, batch_size: int = 8) -> int:
     """Write the teacher's log-probs at every trained token of the rows that are not in the cache yet; how many rows.
 
-    Rows of a batch are padded on the right; a causal teacher never sees the padding from the trained positions.
+    Rows of a batch are padded on the right; a causal teacher never sees the padding from the trained positions. Only
+    these reach its head, 256 at a time.
+
+    Raises:
+        UserError: the teacher's logits are not finite at a row.
     """
     todo = [row for row in rows if row.input_ids not in cache]
     device = next(model.parameters()).device
@@ -331,10 +351,15 @@ def fill_cache(cache: LogitCache, model: PreTrainedModel, rows: Iterable[Encoded
         longest = max(len(row.input_ids) for row in batch)
         ids = torch.tensor([row.input_ids + [0] * (longest - len(row.input_ids)) for row in batch], device=device)
         seen = torch.tensor([[i < len(row.input_ids) for i in range(longest)] for row in batch], device=device)
-        logits = model(input_ids=ids, attention_mask=seen.long(), use_cache=False).logits
-        for row, scores in zip(batch, logits, strict=True):
+        for row, states in zip(batch, body_states(model, ids, seen.long()), strict=True):
             positions = trained_positions(row)
-            cache.write(row.input_ids, positions, scores[positions.to(device)])
+            try:
+                cache.write(row.input_ids, positions, logits_of(model, states[positions.to(device)]))
+            except NotFiniteError as error:
+                raise UserError(
+                    f"Row {row.row_id}: {error} of its {len(row.input_ids)} tokens. The teacher's weights are damaged, "
+                    "or overflow in its dtype: load it in float32, or take the row out."
+                ) from error
     cache.flush()
     return len(todo)
 

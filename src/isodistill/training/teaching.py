@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, Literal, TypeAlias, cast
@@ -32,12 +33,20 @@ class LiveTeacher:
         teacher: the model, frozen and on its device, or ``self``.
         student: the model that is trained.
         dtype: of the head's product.
+        rows: that are trained on, to name one.
 
     Attributes:
         model: the teacher; for ``self`` the student's own, which is the teacher inside ``as_teacher`` alone.
     """
 
-    def __init__(self, teacher: PreTrainedModel | Literal["self"], student: PeftModel, dtype: torch.dtype) -> None:
+    def __init__(
+        self,
+        teacher: PreTrainedModel | Literal["self"],
+        student: PeftModel,
+        dtype: torch.dtype,
+        rows: Sequence[Encoded] = (),
+    ) -> None:
+        self._rows = rows
         self._own: PeftModel | None = None
         if teacher == "self":
             self._own = student
@@ -66,9 +75,26 @@ class LiveTeacher:
 
     @torch.no_grad()
     def __call__(self, batch: Mapping[str, Tensor], positions: Tensor) -> StudentOutput:
-        """The teacher's side of flat positions (N,) of input_ids (rows, T)."""
+        """The teacher's side of flat positions (N,) of input_ids (rows, T).
+
+        Raises:
+            UserError: a state is not finite, which no later step would mend: the teacher is frozen.
+        """
         with self.as_teacher():
-            return self._asked(batch, positions)
+            out = self._asked(batch, positions)
+        finite = torch.isfinite(out.hidden.sum(1, dtype=torch.float64))
+        if not finite.all():
+            row, position = divmod(int(positions[~finite][0]), batch["input_ids"].shape[1])
+            raise UserError(
+                f"The teacher's hidden states are not finite at position {position} of {self._named(batch, row)}. Its "
+                "weights are damaged, or overflow in its dtype: load it in float32, or take the row out."
+            )
+        return out
+
+    def _named(self, batch: Mapping[str, Tensor], row: int) -> str:
+        ids = batch["input_ids"][row][batch["attention_mask"][row].bool()].tolist()
+        found = next((known.row_id for known in self._rows if known.input_ids == ids), None)
+        return f"row {found}" if found else f"a text of {len(ids)} tokens that is none of the training rows"
 
 
 class CachedTeacher:
@@ -104,7 +130,12 @@ class CachedTeacher:
 
 
 def open_teacher(
-    teacher: TeacherModel | None, student: PeftModel, asked: bool, dtype: torch.dtype, device: torch.device
+    teacher: TeacherModel | None,
+    student: PeftModel,
+    asked: bool,
+    dtype: torch.dtype,
+    device: torch.device,
+    rows: Sequence[Encoded] = (),
 ) -> Callable[[Mapping[str, Tensor], Tensor], TeacherOutput] | None:
     """The teacher as the training step asks it; None where neither objective nor term has ``asked`` for it."""
     if isinstance(teacher, PreTrainedModel):
@@ -113,7 +144,7 @@ def open_teacher(
         return None
     if isinstance(teacher, LogitCache):
         return CachedTeacher(teacher, device)
-    return LiveTeacher(teacher, student, dtype)
+    return LiveTeacher(teacher, student, dtype, rows)
 
 
 def teacher_obstacles(
@@ -184,6 +215,12 @@ def _model_obstacles(
             common_vocabulary(tokenizer, teacher_tokenizer, sizes[1], sizes[0], truncate=True)
         except UserError as error:
             obstacles.append(str(error))
+    elif objective.needs_teacher:
+        warnings.warn(
+            "Nobody said which tokenizer the teacher has. If it is not the student's, its log-probs speak of other "
+            "tokens: give DistillTrainer teacher_processing_class to have the two compared.",
+            stacklevel=4,
+        )
     longest = max(len(row.input_ids) for row in encoded)
     context = getattr(_config(teacher), "max_position_embeddings", longest)
     if longest > context:

@@ -69,7 +69,7 @@ class DistillTrainer(ResumableTrainer):
         peft_config: LoRA settings for a model that is not wrapped yet; default: r 16, alpha 32, all linear layers.
         teacher_model: for objectives and terms that ask a teacher at every step: a frozen causal LM; ``self``, the
             student's base with its adapter switched off; or, for objectives, a ``LogitCache`` that holds the rows.
-        teacher_processing_class: the teacher's tokenizer, to be compared with the student's.
+        teacher_processing_class: the teacher's tokenizer, to be compared with the student's; without it, a warning.
         callbacks: as in transformers; they may read, not change the update.
         scorer: scores proposed steps of VCRD in place of the one that ``steps.scorer`` describes.
         target_dataset: for ``prada``: rows of another domain, of which only the prompts are read.
@@ -131,7 +131,7 @@ class DistillTrainer(ResumableTrainer):
         self.loss_is_scaled_for_ga = True
         self.guarding = Guarding(self, guard, guard_name, args.guard_state)
         asked = self.objective.needs_teacher or features
-        self.teacher = open_teacher(teacher_model, self.model, asked, args.compute_dtype, args.device)
+        self.teacher = open_teacher(teacher_model, self.model, asked, args.compute_dtype, args.device, encoded)
         self.readers = Readers(
             self.model, processing_class, teacher_model, teacher_processing_class, args.compute_dtype
         )

@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 from isodistill.data.encode import encode_prompt
 from isodistill.data.rows import Row
+from isodistill.models.hidden import body_states, logits_of
 from isodistill.validity.base import Action
 from isodistill.validity.identity import fingerprint
 
@@ -57,12 +58,14 @@ class TeacherLikelihood:
             padded[row, : len(before) + len(step)] = torch.tensor(before + step)
             mask[row, : len(before) + len(step)] = 1
         device = next(self._model.parameters()).device
-        out = self._model(input_ids=padded.to(device), attention_mask=mask.to(device), use_cache=False)
-        means = []
-        for row, (before, step) in enumerate(ids):
-            logits = out.logits[row, len(before) - 1 : len(before) + len(step) - 1].float()
-            means.append(-float(F.cross_entropy(logits, torch.tensor(step, device=device))))
-        return means
+        states = body_states(self._model, padded.to(device), mask.to(device))
+        asked = torch.cat([own[len(b) - 1 : len(b) + len(s) - 1] for own, (b, s) in zip(states, ids, strict=True)])
+        targets = torch.tensor([token for _, step in ids for token in step], device=device)
+        losses, start = [], 0
+        for logits in logits_of(self._model, asked):
+            losses.append(F.cross_entropy(logits.float(), targets[start : start + len(logits)], reduction="none"))
+            start += len(logits)
+        return [-float(own.mean()) for own in torch.cat(losses).split([len(step) for _, step in ids])]
 
     def _encoded(self, row: Row, prefix: str, step: str) -> tuple[list[int], list[int]]:
         """Ids before the step, and those of the step."""

@@ -1,4 +1,4 @@
-"""Validity by a process reward model: any token or sequence classifier of transformers."""
+"""Validity by a process reward model: a token or sequence classifier, or a causal LM that says a word for right."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 
 from isodistill.errors import UserError
+from isodistill.models.hidden import body_states, logits_of
 from isodistill.validity.base import Action
 from isodistill.validity.identity import fingerprint
 
@@ -20,14 +21,16 @@ __all__ = ["ProcessRewardModel", "load_reward_model"]
 class ProcessRewardModel:
     """v = probability of the positive class, read after problem, prefix and step.
 
-    A token classifier is read at its last token, ``marker`` (``<extra_0>`` of Qwen2.5-Math-PRM); a sequence classifier
-    as a whole. One output is a logit of its own (sigmoid), several are a softmax.
+    A token classifier is read at its last token, ``marker`` where there is one; a sequence classifier as a whole. One
+    output is a logit of its own (sigmoid), several are a softmax. A causal LM is read at its last token, too:
+    v = p(good) / (p(good) + p(bad)) of the next one (Math-Shepherd, arXiv 2312.08935: "+" and "-").
 
     Args:
-        model: a classifier with ``logits`` (N, classes) or (N, T, classes).
+        model: a classifier with ``logits`` (N, classes) or (N, T, classes), or with ``words`` a causal LM.
         tokenizer: its tokenizer.
         positive: class of valid steps; -1 is the last.
         marker: text after the step.
+        words: ids of the tokens for right and wrong, of a causal LM.
         batch_size: steps scored side by side.
     """
 
@@ -38,13 +41,15 @@ class ProcessRewardModel:
         *,
         positive: int = -1,
         marker: str = "",
+        words: tuple[int, int] | None = None,
         batch_size: int = 16,
     ) -> None:
         self._model, self._tokenizer = model.eval(), tokenizer
         if model.config.pad_token_id is None:  # sequence classifiers refuse batches without one
             model.config.pad_token_id = tokenizer.pad_token_id or 0
-        self._positive, self._marker, self._batch_size = positive, marker, batch_size
-        self.name = f"reward/{positive}/{marker}/{fingerprint(model)}"
+        self._positive, self._marker, self._words, self._batch_size = positive, marker, words, batch_size
+        read = positive if words is None else words
+        self.name = f"reward/{read}/{marker}/{fingerprint(model)}"
 
     def score(self, actions: Sequence[Action]) -> list[float]:
         """See ``Scorer``."""
@@ -64,9 +69,14 @@ class ProcessRewardModel:
         device = next(self._model.parameters()).device
         padded = torch.tensor([own + [pad] * (width - len(own)) for own in ids], device=device)
         mask = torch.tensor([[int(t < len(own)) for t in range(width)] for own in ids], device=device)
+        last = torch.arange(len(ids)), torch.tensor([len(own) - 1 for own in ids])
+        if self._words is not None:
+            states = body_states(self._model, padded, mask)[last]
+            both = torch.cat([logits[:, self._words].float() for logits in logits_of(self._model, states)])
+            return [float(v) for v in torch.softmax(both, 1)[:, 0]]
         logits = self._model(input_ids=padded, attention_mask=mask).logits.float()
         if logits.dim() == 3:
-            logits = logits[torch.arange(len(ids)), [len(own) - 1 for own in ids]]
+            logits = logits[last]
         if logits.shape[1] == 1:
             return [float(v) for v in torch.sigmoid(logits[:, 0])]
         return [float(v) for v in torch.softmax(logits, 1)[:, self._positive]]
@@ -77,26 +87,47 @@ class ProcessRewardModel:
         return f"{asked}\n{action.prefix}{action.step.rstrip()}{self._marker}"
 
 
-def load_reward_model(source: str, kind: Literal["token", "sequence"], **options: Any) -> ProcessRewardModel:
-    """A classifier from a folder or hub id.
+def load_reward_model(
+    source: str, kind: Literal["token", "sequence", "causal"], *, good: str = "+", bad: str = "-", **options: Any
+) -> ProcessRewardModel:
+    """A reward model from a folder or hub id; ``good`` and ``bad`` are the words of a causal one.
 
     Raises:
-        UserError: it cannot be loaded, or has no head of that kind.
+        UserError: it cannot be loaded, has no head of that kind, or a word is not one token.
     """
-    from transformers import AutoModelForSequenceClassification, AutoModelForTokenClassification, AutoTokenizer
+    from transformers import (
+        AutoModelForCausalLM,
+        AutoModelForSequenceClassification,
+        AutoModelForTokenClassification,
+        AutoTokenizer,
+    )
 
-    known = {"token": AutoModelForTokenClassification, "sequence": AutoModelForSequenceClassification}
+    known: dict[str, Any] = {
+        "token": AutoModelForTokenClassification,
+        "sequence": AutoModelForSequenceClassification,
+        "causal": AutoModelForCausalLM,
+    }
     if kind not in known:
-        raise UserError(f"steps.scorer.kind is {kind!r}; choose token or sequence.")
+        raise UserError(f"steps.scorer.kind is {kind!r}; choose one of {', '.join(known)}.")
     try:
         model, told = known[kind].from_pretrained(source, trust_remote_code=False, output_loading_info=True)
         tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
     except (OSError, ValueError) as error:
         raise UserError(f"The process reward model {source!r} could not be loaded: {error}") from error
     if told["missing_keys"]:
+        what = "causal language model" if kind == "causal" else f"{kind} classifier"
         raise UserError(
-            f"The process reward model {source!r} is no {kind} classifier: it has no weights for "
-            f"{', '.join(sorted(told['missing_keys'])[:3])}, which would be drawn at random. Choose the other "
+            f"The process reward model {source!r} is no {what}: it has no weights for "
+            f"{', '.join(sorted(told['missing_keys'])[:3])}, which would be drawn at random. Choose another "
             "steps.scorer.kind, or another model."
         )
+    if kind == "causal":
+        options["words"] = (_token(good, tokenizer), _token(bad, tokenizer))
     return ProcessRewardModel(model, tokenizer, **options)
+
+
+def _token(word: str, tokenizer: PreTrainedTokenizerBase) -> int:
+    ids: list[int] = tokenizer(word, add_special_tokens=False, verbose=False)["input_ids"]
+    if len(ids) != 1:
+        raise UserError(f"steps.scorer.good and bad are one token each, and {word!r} is {len(ids)} of this model's.")
+    return ids[0]

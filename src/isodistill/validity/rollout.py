@@ -73,11 +73,17 @@ class RolloutScorer:
         self.name = f"rollout/{n}/{temperature:g}/{max_tokens}/{judged}/{fingerprint(model)}"
 
     def score(self, actions: Sequence[Action]) -> list[float]:
-        """See ``Scorer``."""
+        """See ``Scorer``.
+
+        Raises:
+            ValueError: a step leaves no room for completions, or its problem has no answer.
+            UserError: programs would have to be run, and this machine has no sandbox.
+        """
         scores = [self._verdict(a.row, a.prefix + a.step) if a.ends else 0.0 for a in actions]
         open_ended = [i for i, a in enumerate(actions) if not a.ends]
         prompts = [self._prompt(actions[i]) for i in open_ended for _ in range(self._n)]
         seeds = [_seed(actions[i], sample) for i in open_ended for sample in range(self._n)]
+        self._require_room(prompts)
         drawn = generate(
             self._model,
             self._tokenizer,
@@ -92,6 +98,14 @@ class RolloutScorer:
             verdicts = [self._verdict(a.row, a.prefix + a.step + completion.text) for completion in own]
             scores[i] = sum(verdicts) / self._n
         return scores
+
+    def _require_room(self, prompts: Sequence[Sequence[int]]) -> None:
+        context = int(getattr(self._model.config, "max_position_embeddings", None) or 2**31)
+        longest = max(map(len, prompts), default=0)
+        if longest + self._max_tokens > context:
+            raise ValueError(
+                f"a text of {longest} tokens leaves no room for completions of {self._max_tokens}, of {context} in all"
+            )
 
     def _prompt(self, action: Action) -> list[int]:
         before = encode_prompt(action.row, self._tokenizer, 2**31)

@@ -56,7 +56,7 @@ class Scoring:
 
         Raises:
             UserError: more than the share ``max_failed`` of the steps failed, and these steps can no longer mend that;
-                or the disk is full.
+                the scorer itself raised one, because it can score no step at all; or the disk is full.
         """
         keys = [self._key(action) for action in actions]
         todo = {key: action for key, action in zip(keys, actions, strict=True) if key not in self._known}
@@ -90,6 +90,8 @@ class Scoring:
             scores = _within(self.limit * len(actions), lambda: self.scorer.score(actions))
             if len(scores) != len(actions):
                 raise ValueError(f"gave {len(scores)} scores to {len(actions)} steps")
+        except UserError:
+            raise  # a key that is refused, no sandbox: no step could be scored, and it says what to do
         except Exception as error:  # noqa: BLE001 - a scorer is code, a model or a server of somebody else
             if len(actions) == 1:  # more are asked again, one by one
                 self._note(f"{type(error).__name__}: {error}")
