@@ -9,13 +9,12 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import torch
 from tqdm.auto import tqdm
 
 from isodistill.data.files import Refusal, write_lines, write_refusals
 from isodistill.data.pairs import Pair, find_duplicates, load_pairs, refuse_shared
 from isodistill.errors import UserError
-from isodistill.influence import Fit, Suspicion, divide, suspect
+from isodistill.influence import Fit, Suspicion, suspect
 from isodistill.pipeline.audit_findings import explain_query, planted_findings, removal_findings
 from isodistill.pipeline.audit_model import audit_model, parameter_patterns
 from isodistill.pipeline.pair_features import Encoder, Features, load_encoder, read_features
@@ -78,7 +77,7 @@ def audit_pairs(
         read, asked = _readable(encoder, pairs, file), _readable(encoder, clean, queries)
         fitted = audit_model(encoder, patterns, read, asked, how)
         with tqdm(total=3, desc="fit, influences, trace") as bar:
-            influence = fitted.fit(divide(torch.arange(len(read.pairs)), fitted.how))
+            influence = fitted.fit_to_all()
             bar.update()
             found = suspect(influence, fitted.query_a, fitted.query_b, fitted.how.probes, fitted.how.seed)
             bar.update()

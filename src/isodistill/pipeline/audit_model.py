@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from isodistill.data.pairs import Pair
 from isodistill.errors import UserError
-from isodistill.influence import Epochs, Fit, Influence, Items, Refit, fit_encoder, fit_heads
+from isodistill.influence import Epochs, Fit, Influence, Items, Refit, divide, fit_encoder, fit_heads
 from isodistill.models.image_encoder import open_image
 from isodistill.models.text_encoder import TextEncoder
 from isodistill.pipeline.pair_features import Encoder, Features
@@ -22,6 +22,9 @@ __all__ = ["ENCODER_FIT", "AuditModel", "audit_model", "parameter_patterns"]
 
 ENCODER_FIT = Fit(epochs=3, batch_size=32, lr=1e-3, delta=1e-4, recorded=1, damping=0.1, probes=4)
 """Of parameters of an encoder: each epoch costs three passes over the texts or images, so there are few."""
+
+_DRAWS = 4
+"""Gradients that EK-FAC draws for each batch."""
 
 _LORA_ON = ("query", "value", "q_proj", "v_proj", "q_lin", "v_lin", "q", "v")
 _SHOWN_NAMES = 3
@@ -38,7 +41,7 @@ class AuditModel:
         query_b: second items.
         how: the settings of a fit.
         fit: fits it from its start to batches of the pairs.
-        frozen: the encoder is frozen, so that a fit is cheap.
+        frozen: the encoder is frozen, so that fits and products with the Hessian are cheap.
     """
 
     a: Items
@@ -48,6 +51,13 @@ class AuditModel:
     how: Fit
     fit: Refit
     frozen: bool
+
+    def fit_to_all(self) -> Influence:
+        """The fit to all pairs, ready for solves: by EK-FAC, fitted once, where each product reads all texts again."""
+        influence = self.fit(divide(torch.arange(len(self.a)), self.how))
+        if not self.frozen:
+            influence.approximation = influence.factors("ekfac", n_draws=_DRAWS, seed=self.how.seed)
+        return influence
 
 
 def parameter_patterns(encoder: Encoder, parameters: str) -> list[str] | None:
