@@ -186,11 +186,25 @@ def audit(
     explain: Annotated[
         str | None, typer.Option(help="Id of the query to trace back; default the worst mistake.")
     ] = None,
+    parameters: Annotated[
+        str,
+        typer.Option(
+            help="What is fitted: heads over the frozen encoder; lora, in the encoder; or patterns of names of its "
+            "parameters, by commas."
+        ),
+    ] = "heads",
+    curve_pairs: Annotated[
+        int | None,
+        typer.Option(
+            help="Most pairs that the removal curve is fitted to, 0: no curve; default 4000, and 0 with --parameters.",
+            show_default=False,
+        ),
+    ] = None,
 ) -> None:
     """Rank pairs by how much each harms a contrastive model (ECIF), trace a mistake back, and write audit.html."""
     from isodistill.pipeline import audit_pairs
 
-    _done(audit_pairs(pairs, queries, model, out, _command(), remove, explain))
+    _done(audit_pairs(pairs, queries, model, out, _command(), remove, explain, parameters, curve_pairs))
 
 
 @app.command()

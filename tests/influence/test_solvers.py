@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from isodistill.influence import Influence, segment, solve
+from isodistill.influence import Influence, segment, solve, solve_many
 
 N, BATCH, WIDTH, OUT = 24, 8, 4, 3
 DELTA = 0.5
@@ -188,3 +188,42 @@ def test_factors_of_a_flat_loss_are_refused_without_damping(solver: str) -> None
     wide = Influence(nn.Linear(9000, 1), ["*"], [0, 1], [0, 1], [], temperature=1.0)
     with pytest.raises(ValueError, match="up to 8192 on a side"):
         wide.factors(solver)
+
+
+def test_many_right_hand_sides_are_solved_together(influence: Influence, gauss_newton: torch.Tensor) -> None:
+    P = len(influence.theta)
+    G = torch.randn(3, P, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
+    G[1] *= 0  # nothing to solve
+    found = solve_many(influence.gauss_newton_product, G, tol=1e-8)
+    expected = torch.linalg.solve(gauss_newton + DELTA * torch.eye(P, dtype=torch.float64), G.T).T
+    assert torch.allclose(found.Q, expected, atol=1e-7)
+    assert found.residual < 1e-7
+    assert found.n_open == 0
+    assert 0 < found.steps < 100
+
+
+def test_solves_that_stop_early_are_counted_with_the_worst_residual() -> None:
+    scales = torch.tensor([1.0, 1e3, 1e6], dtype=torch.float64)
+    G = torch.tensor([[1.0, 0.0, 0.0], [1.0, 1.0, 1.0], [1.0, 2.0, 0.0]], dtype=torch.float64)
+    with pytest.warns(UserWarning, match="2 of 3 solves stopped after 1 products"):
+        found = solve_many(lambda x: scales * x, G, max_steps=1)
+    assert found.n_open == 2  # the first row is an eigenvector
+    worst = max(float((scales * q - g).norm() / g.norm()) for q, g in zip(found.Q, G, strict=True))
+    assert found.residual == pytest.approx(worst)
+    with pytest.raises(FloatingPointError, match="right-hand sides"):
+        solve_many(lambda x: x, G / 0)
+
+
+def test_the_curvature_of_some_batches_stands_for_that_of_all(influence: Influence) -> None:
+    batches, x = influence.segments, direction(influence)
+    how = {"temperature": 0.3, "delta": DELTA}
+    torch.manual_seed(0)
+    some = Influence(Heads().double(), ["*"], influence.a, influence.b, batches, curvature=batches[:1], **how)
+    alone = Influence(Heads().double(), ["*"], influence.a, influence.b, batches[:1], **how)
+    alone.theta = some.theta
+    for product in ("hessian_product", "gauss_newton_product"):
+        expected = 3 * (getattr(alone, product)(x) - DELTA * x) + DELTA * x  # one batch of three of equal size
+        assert torch.allclose(getattr(some, product)(x), expected)
+    draws = [torch.stack(list(each.sampled_gradients(4, seed=0))) for each in (some, alone)]
+    assert torch.allclose(draws[0], 3**0.5 * draws[1])
+    assert some.score_all(x).all()  # scores are still taken over all batches

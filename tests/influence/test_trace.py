@@ -6,7 +6,17 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from isodistill.influence import Fit, fit_heads, removal_curve, retrieve, trace_back
+from isodistill.influence import (
+    Epochs,
+    Fit,
+    Influence,
+    divide,
+    fit_heads,
+    leave_out,
+    removal_curve,
+    retrieve,
+    trace_back,
+)
 
 HOW = Fit(epochs=15, batch_size=20, recorded=1, lr=3e-2, temperature=0.3, delta=1.0)
 
@@ -47,22 +57,40 @@ def test_a_trace_is_the_change_of_this_queries_own_terms_pair_by_pair() -> None:
     expected = torch.stack([g @ influence.change(torch.arange(10) == n, solver="ggn_cg", tol=1e-6).q for n in range(3)])
     norms = torch.full((10,), 2.0, dtype=torch.float64)
     traced = trace_back(influence, *query, 2, norms)
-    assert torch.allclose(traced.influence[:3].float(), expected, rtol=1e-2, atol=1e-5)
+    assert (traced.influence[:3].float() - expected).norm() < 0.03 * expected.norm()  # solved to 1 %
+    assert traced.solution.converged
     assert torch.allclose(traced.relative, traced.influence / 2)
 
 
 def test_the_curve_is_that_of_fits_without_the_first_of_the_order() -> None:
-    a, b = pairs(40, seed=5)
+    a, b = pairs(60, seed=5)
     query = pairs(10, seed=6)
-    order, same = torch.randperm(40, generator=torch.Generator().manual_seed(0)), torch.arange(10)
-    curve = removal_curve(a, b, {"x": [order]}, *query, same, HOW)["x"]
-    kept = torch.ones(40, dtype=torch.bool)
-    kept[order[:8]] = False
-    again = retrieve(fit_heads(a[kept], b[kept], HOW), *query)
-    assert curve.loss[3] == pytest.approx(float(again.loss.mean()))  # at 20 %
-    assert curve.accuracy[3] == pytest.approx(float((again.chosen == same).double().mean()))
-    one_answer = removal_curve(a, b, {"x": [order]}, *query, torch.zeros(10), HOW)["x"]
+    rows = torch.arange(0, 60, 2)[torch.randperm(30, generator=torch.Generator().manual_seed(1))]  # the curve's pairs
+    order = rows[torch.randperm(30, generator=torch.Generator().manual_seed(0))]
+    epochs, same, given = divide(rows, HOW), torch.arange(10), []
+
+    def fit(batches: Epochs) -> Influence:
+        given.append(batches)
+        return fit_heads(a, b, HOW, batches)
+
+    curve = removal_curve(fit, epochs, {"x": order, "y": order.flip(0)}, *query, same)
+    assert len(given) == 9
+    out = set(order[:6].tolist())  # at 20 %
+    shorter = [[torch.tensor([n for n in batch.tolist() if n not in out]) for batch in epoch] for epoch in epochs]
+    again = retrieve(fit_heads(a, b, HOW, shorter), *query)
+    assert curve["x"].loss[3] == pytest.approx(float(again.loss.mean()))
+    assert curve["x"].accuracy[3] == pytest.approx(float((again.chosen == same).double().mean()))
+    whole = retrieve(fit_heads(a, b, HOW, epochs), *query)
+    assert curve["x"].loss[0] == curve["y"].loss[0] == pytest.approx(float(whole.loss.mean()))
+    assert {int(n) for batch in given[0][0] for n in batch} == set(rows.tolist())
+    one_answer = removal_curve(fit, epochs, {"x": order}, *query, torch.zeros(10))["x"]
     assert one_answer.accuracy == [1.0] * 5  # equal second items are right answers
+
+
+def test_batches_without_two_pairs_left_go() -> None:
+    epochs = [[torch.tensor([4, 1, 2]), torch.tensor([0, 3])], [torch.tensor([0, 1, 2]), torch.tensor([3, 4])]]
+    left = leave_out(epochs, torch.tensor([3, 2]))
+    assert [[batch.tolist() for batch in epoch] for epoch in left] == [[[4, 1]], [[0, 1]]]
 
 
 def test_a_query_alone_is_not_traced() -> None:

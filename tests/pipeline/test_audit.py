@@ -190,6 +190,54 @@ def test_embeddings_that_are_not_finite_cost_their_pairs(tiny_text_encoder, tmp_
     assert "None of the" in fails(broken, tmp_path / "all", bad[:2], clean)
 
 
+def test_the_curve_takes_as_many_pairs_as_it_is_told(tiny_text_encoder, tmp_path):
+    pairs, clean = matched(40, seed=1), matched(6, seed=2)
+    for told, n in (("0", None), ("20", 20), ("100", 40)):
+        code, output = audit(tiny_text_encoder, tmp_path, pairs, clean, "--curve-pairs", told)
+        assert code == 0, output
+        assert ("13/13" in output) == (n is not None)  # a bar counts the fits
+        summary = json.loads((tmp_path / "out" / "audit.json").read_text(encoding="utf-8"))
+        assert (summary["removal"] or {"n_pairs": None})["n_pairs"] == n
+        page = (tmp_path / "out" / "audit.html").read_text(encoding="utf-8")
+        assert ("It was not asked for" in page) == (n is None)
+        assert ("to 20 pairs drawn of all" in page) == (n == 20)
+
+
+def test_a_stopped_curve_leaves_all_else_and_an_earlier_stop_nothing(tiny_text_encoder, tmp_path, monkeypatch):
+    def stop(*_):
+        raise KeyboardInterrupt
+
+    for part, told, written_files in (
+        ("removal_findings", "Stopped in the removal curve; all else is in", 5),
+        ("suspect", "nothing has been written", 0),
+    ):
+        folder = tmp_path / part
+        folder.mkdir()
+        with monkeypatch.context() as patched:
+            patched.setattr(f"isodistill.pipeline.audit.{part}", stop)
+            code, output = audit(tiny_text_encoder, folder, matched(6, seed=1), matched(6, seed=2))
+        assert code == 130
+        assert told in " ".join(output.split())
+        assert len(list((folder / "out").glob("*"))) == written_files
+    page = (tmp_path / "removal_findings" / "out" / "audit.html").read_text(encoding="utf-8")
+    assert "Not finished" in page
+
+
+def test_a_solver_that_stops_early_is_told_on_the_page(tiny_text_encoder, tmp_path):
+    files = [written(tmp_path / f"{n}.jsonl", matched(30, seed=n)) for n in (1, 2)]
+    flat = Fit(epochs=1, batch_size=10, delta=1e-9, recorded=1, probes=4)
+    with pytest.warns(UserWarning, match="of 4 solves stopped after 100 products"):
+        audit_pairs(*files, str(tiny_text_encoder), tmp_path / "out", "audit", how=flat, curve_pairs=0)
+    summary = json.loads((tmp_path / "out" / "audit.json").read_text(encoding="utf-8"))
+    page = (tmp_path / "out" / "audit.html").read_text(encoding="utf-8")
+    assert summary["norms_open"] == 4
+    assert summary["norms_residual"] > 0.01
+    assert "4 of 4 solves behind the relative scores stopped" in page
+    assert not summary["converged"]
+    assert "the scores are rough" in page
+    assert "so the causes are rough" in page
+
+
 def test_a_query_of_the_users_choice_is_traced_whether_it_is_right_or_wrong(tiny_text_encoder, tmp_path):
     code, output = audit(tiny_text_encoder, tmp_path, matched(3, seed=1), matched(3, seed=2), "--explain", "2-1")
     assert code == 0, output

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.func import functional_call, grad, jvp, vjp
 
 from isodistill.influence.fisher import FACTORS, Factors
-from isodistill.influence.solvers import Solution, solve, solve_by_factors
+from isodistill.influence.solvers import Solution, Solutions, solve, solve_by_factors, solve_many
 from isodistill.numerics import require_finite
 from isodistill.numerics.contrastive import (
     Mode,
@@ -32,7 +32,7 @@ from isodistill.numerics.contrastive import (
     sampled_logit_gradient,
 )
 
-__all__ = ["DualEncoder", "Influence", "segment"]
+__all__ = ["DualEncoder", "Influence", "Items", "segment"]
 
 Items = Tensor | Sequence[Any]
 Similarity = Literal["cosine", "dot"]
@@ -114,6 +114,12 @@ class Influence:
         similarity: "cosine", or "dot" for encoders trained on inner products.
         negatives: a hard negative for every pair, encoded as ``b`` is: one more column for all rows of the batch, which
             leaves with its pair.
+        curvature: those of the segments, say one epoch of several, whose second derivatives stand for those of all,
+            counted up by the number of pairs. All of them without it.
+
+    Attributes:
+        approximation: factors that invert H where no other solver is named; None until it is set, for conjugate
+            gradients on the Gauss-Newton.
 
     Raises:
         ValueError: if no parameter matches, half precision is used, the items differ in number, a batch holds a pair
@@ -133,6 +139,7 @@ class Influence:
         sides: Sides = "both",
         similarity: Similarity = "cosine",
         negatives: Items | None = None,
+        curvature: Sequence[Tensor] | None = None,
     ) -> None:
         if len(a) != len(b) or len(b) != len(b if negatives is None else negatives):
             hard = "" if negatives is None else f" and {len(negatives)} hard negatives"
@@ -154,6 +161,9 @@ class Influence:
         self.theta = torch.cat([p.reshape(-1) for p in named.values()])
         self.a, self.b, self.negatives, self.segments = a, b, negatives, list(segments)
         self.delta, self.sides = delta, sides
+        self.approximation: Factors | None = None
+        self._curved = self.segments if curvature is None else list(curvature)
+        self._share = sum(map(len, self.segments)) / max(sum(map(len, self._curved)), 1)
 
     def named(self, theta: Tensor) -> dict[str, Tensor]:
         """Name -> parameter of the encoder, views of the flat theta (P,)."""
@@ -218,7 +228,7 @@ class Influence:
         result = self.delta * x
         for batch in self._remaining(removed):
             gradient = grad(lambda theta, batch=batch: contrastive_loss(self.batch_logits(theta, batch), self.sides))
-            result = result + jvp(gradient, (self.theta,), (x,))[1]
+            result = result + self._share * jvp(gradient, (self.theta,), (x,))[1]
         return result
 
     def gauss_newton_product(self, x: Tensor, removed: Tensor | None = None) -> Tensor:
@@ -227,11 +237,11 @@ class Influence:
         for batch in self._remaining(removed):
             S, dS = self._directional(batch, x)
             back = vjp(lambda theta, batch=batch: self.batch_logits(theta, batch), self.theta)[1]
-            result = result + back(loss_curvature(S, dS, self.sides))[0]
+            result = result + self._share * back(loss_curvature(S, dS, self.sides))[0]
         return result
 
     def _remaining(self, removed: Tensor | None) -> list[Tensor]:
-        return self.segments if removed is None else [batch[~removed[batch]] for batch in self.segments]
+        return self._curved if removed is None else [batch[~removed[batch]] for batch in self._curved]
 
     def _directional(self, batch: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
         """S of a batch and its change along x (P,), by one JVP."""
@@ -247,7 +257,7 @@ class Influence:
         for batch in self._remaining(removed):
             S, back = vjp(lambda theta, batch=batch: self.batch_logits(theta, batch), self.theta)[:2]
             for _ in range(n_draws):
-                yield back(sampled_logit_gradient(S, generator, self.sides) / n_draws**0.5)[0]
+                yield back(sampled_logit_gradient(S, generator, self.sides) * (self._share / n_draws) ** 0.5)[0]
 
     def factors(self, solver: str, n_draws: int = 32, seed: int = 0, removed: Tensor | None = None) -> Factors:
         """The Gauss-Newton as "ekfac" or "projected" factors: fitted once, they invert many right-hand sides.
@@ -267,7 +277,7 @@ class Influence:
     def inverse_product(
         self,
         g: Tensor,
-        solver: str | Factors = "ggn_cg",
+        solver: str | Factors | None = None,
         removed: Tensor | None = None,
         damping: float = 0.0,
         precondition: Factors | None = None,
@@ -277,7 +287,8 @@ class Influence:
 
         Args:
             g: (P,).
-            solver: a key of ``SOLVERS``, "ekfac", "projected", or factors that are fitted already.
+            solver: a key of ``SOLVERS``, "ekfac", "projected", or factors that are fitted already; None takes
+                ``approximation`` where it is set, else "ggn_cg".
             removed: (N,) bool: H is that of the remaining pairs.
             damping: a share; .1 serves where the fit had hardly any weight decay. 0, for delta is in H.
             precondition: factors for "cg" and "ggn_cg".
@@ -288,6 +299,7 @@ class Influence:
         """
         if damping < 0:
             raise ValueError(f"damping must be 0 or more, got {damping:g}.")
+        solver = solver or self.approximation or "ggn_cg"
         lam = damping * self.mean_diagonal() if damping else 0.0
         hessian = isinstance(solver, str) and solver in ("exact", "cg", "lissa")
         product = self.hessian_product if hessian else self.gauss_newton_product
@@ -302,11 +314,19 @@ class Influence:
         factors = self.factors(solver, removed=removed, **how) if isinstance(solver, str) else solver
         return solve_by_factors(damped, g, factors, self.delta + lam)
 
+    def inverse_products(self, G: Tensor, tol: float) -> Solutions:
+        """H^-1 g for the rows g of G (k, P) at once, by ``approximation`` or conjugate gradients down to ``tol``."""
+        if self.approximation is None:
+            return solve_many(self.gauss_newton_product, G, tol)
+        Q = torch.stack([self.approximation.inverse(g, self.delta) for g in G])
+        residuals = [(self.gauss_newton_product(q) - g).norm() / g.norm() for q, g in zip(Q, G, strict=True)]
+        return Solutions(Q, float(max(residuals)), 1, 0)
+
     def change(
         self,
         removed: Tensor,
         mode: Mode = "exact",
-        solver: str | Factors = "ggn_cg",
+        solver: str | Factors | None = None,
         removed_hessian: bool = False,
         **how: Any,
     ) -> Solution:

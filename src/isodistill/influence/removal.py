@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
+from tqdm.auto import tqdm
 
-from isodistill.influence.heads import Fit, fit_heads
+from isodistill.influence.ecif import Influence, Items
+from isodistill.influence.heads import Epochs, leave_out
 from isodistill.influence.trace import retrieve
 
-__all__ = ["SHARES", "Curve", "removal_curve"]
+__all__ = ["SHARES", "Curve", "Refit", "removal_curve"]
 
 SHARES = (0.0, 0.05, 0.1, 0.2, 0.3)
+
+Refit = Callable[[Epochs], Influence]
+"""Fits a model from its start to given batches."""
 
 
 @dataclass(frozen=True)
@@ -25,37 +29,36 @@ class Curve:
 
 
 def removal_curve(
-    a: Tensor,
-    b: Tensor,
-    orders: Mapping[str, Sequence[Tensor]],
-    query_a: Tensor,
-    query_b: Tensor,
+    fit: Refit,
+    epochs: Epochs,
+    orders: Mapping[str, Tensor],
+    query_a: Items,
+    query_b: Items,
     same: Tensor,
-    how: Fit,
 ) -> dict[str, Curve]:
-    """Leave the first pairs of each order out, fit the heads anew from the same start, and look the queries up.
+    """Leave the first pairs of each order out of the batches, fit anew from the same start, and look the queries up.
+
+    Costs a fit for each share above 0 of each order, and one; a bar counts them. All fits see the same batches but for
+    the pairs that are left out.
 
     Args:
-        a: (N, d) features of the first items of the pairs.
-        b: (N, d), of the second.
-        orders: name -> orders of all pairs, the worst first; the curve is the mean over them.
-        query_a: (n, d), of pairs that had no say in the orders.
-        query_b: (n, d).
+        fit: of the model.
+        epochs: the batches of a fit to all pairs that the orders name.
+        orders: name -> these pairs, by number, the worst first.
+        query_a: first items of pairs that had no say in the orders.
+        query_b: second items.
         same: (n,), equal numbers for equal second items, any of which is a right answer.
-        how: the settings of the heads.
     """
-    whole = _judge(a, b, query_a, query_b, same, how)
-    curves = {}
-    for name, given in orders.items():
-        points = [whole]
-        for share in SHARES[1:]:
-            kept = [order[round(share * len(a)) :].sort()[0] for order in given]
-            judged = torch.tensor([_judge(a[rows], b[rows], query_a, query_b, same, how) for rows in kept])
-            points.append((float(judged[:, 0].mean()), float(judged[:, 1].mean())))
-        curves[name] = Curve([loss for loss, _ in points], [accuracy for _, accuracy in points])
+    n_fits = 1 + (len(SHARES) - 1) * len(orders)
+    with tqdm(total=n_fits, desc="removal curve, fits") as bar:
+
+        def judge(given: Epochs) -> tuple[float, float]:
+            found = retrieve(fit(given), query_a, query_b)
+            bar.update()
+            return float(found.loss.mean()), float((same[found.chosen] == same).double().mean())
+
+        whole, curves = judge(epochs), {}
+        for name, order in orders.items():
+            points = [whole, *(judge(leave_out(epochs, order[: round(share * len(order))])) for share in SHARES[1:])]
+            curves[name] = Curve([loss for loss, _ in points], [accuracy for _, accuracy in points])
     return curves
-
-
-def _judge(a: Tensor, b: Tensor, query_a: Tensor, query_b: Tensor, same: Tensor, how: Fit) -> tuple[float, float]:
-    found = retrieve(fit_heads(a, b, how), query_a, query_b)
-    return float(found.loss.mean()), float((same[found.chosen] == same).double().mean())

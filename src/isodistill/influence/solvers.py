@@ -8,11 +8,12 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.func import vmap
 
 from isodistill.influence.fisher import Factors
 from isodistill.numerics import require_finite
 
-__all__ = ["SOLVERS", "Solution", "solve", "solve_by_factors"]
+__all__ = ["SOLVERS", "Solution", "Solutions", "solve", "solve_by_factors", "solve_many"]
 
 Product = Callable[[Tensor], Tensor]
 
@@ -36,6 +37,23 @@ class Solution:
     residual: float
     steps: int
     converged: bool
+
+
+@dataclass(frozen=True)
+class Solutions:
+    """What was found for many right-hand sides at once.
+
+    Attributes:
+        Q: (k, P).
+        residual: the largest norm(H q - g) / norm(g) among the rows.
+        steps: products with H that were taken, for all rows together.
+        n_open: rows whose iterations ended at their largest number.
+    """
+
+    Q: Tensor
+    residual: float
+    steps: int
+    n_open: int
 
 
 Found = tuple[Tensor, int, bool]
@@ -142,6 +160,44 @@ def solve(
     how = {"precondition": precondition} if precondition else {}
     advice = "Raise max_steps, delta or damping, or precondition."
     return _solved(product, g, lambda: SOLVERS[solver](product, g, tol, max_steps, **how), solver, advice)
+
+
+def solve_many(product: Product, G: Tensor, tol: float = 1e-2, max_steps: int = 100) -> Solutions:
+    """Conjugate gradients for the rows of G at once, until every norm(r) <= tol norm(g); warns of rows that stay open.
+
+    Products for many rows together take far less time than one after the other.
+
+    Args:
+        product: as in ``solve``, of a positive definite H; it is mapped over the rows by ``torch.func.vmap``.
+        G: (k, P); a row of 0 has the solution 0.
+        tol: relative residual at which the iterations of a row end.
+        max_steps: their largest number.
+
+    Raises:
+        FloatingPointError: if G or Q holds NaN or an infinity.
+    """
+    require_finite({"G": G}, where="influence, right-hand sides")
+    many = vmap(product)
+    X, R, D = torch.zeros_like(G), G.clone(), G.clone()
+    sizes = G.square().sum(1)
+    rr, goal, steps = sizes, tol**2 * sizes, 0
+    while steps < max_steps and (is_open := rr > goal).any():
+        HD = many(D)
+        alpha = torch.where(is_open, rr / (D * HD).sum(1), 0.0)  # a row that has converged stays where it is
+        X, R = X + alpha[:, None] * D, R - alpha[:, None] * HD
+        new = R.square().sum(1)
+        D = R + torch.where(is_open, new / rr, 0.0)[:, None] * D
+        rr, steps = new, steps + 1
+    require_finite({"Q": X}, where="influence, conjugate gradients of many right-hand sides")
+    n_open = int((rr > goal).sum())
+    residuals = (many(X) - G).norm(dim=1) / sizes.sqrt().clamp_min(torch.finfo(G.dtype).tiny)
+    if n_open:
+        warnings.warn(
+            f"{n_open} of {len(G)} solves stopped after {steps} products, the worst with a residual of "
+            f"{float(residuals.max()):.2g}: raise delta or damping.",
+            stacklevel=2,
+        )
+    return Solutions(X, float(residuals.max()), steps, n_open)
 
 
 def solve_by_factors(product: Product, g: Tensor, factors: Factors, shift: float) -> Solution:

@@ -9,6 +9,8 @@ from torch import Tensor
 from torch.func import grad
 
 from isodistill.influence.ecif import Influence, Items
+from isodistill.influence.solvers import Solution
+from isodistill.influence.suspicion import TOLERANCE
 from isodistill.numerics.contrastive import pair_losses
 
 __all__ = ["Retrieval", "Trace", "retrieve", "trace_back"]
@@ -35,12 +37,12 @@ class Trace:
         influence: (N,), IS, by how much the loss of this query rises when the pair is left out; < 0 caused it.
         relative: (N,), IS / norm(dtheta), by which the pairs are ranked, so that a few that weigh much do not lead
             every list.
-        residual: of the solve.
+        solution: of the solve for this query.
     """
 
     influence: Tensor
     relative: Tensor
-    residual: float
+    solution: Solution
 
 
 @torch.no_grad()
@@ -58,7 +60,7 @@ def trace_back(influence: Influence, a: Items, b: Items, index: int, norms: Tens
         a: first items of the queries; the others are the negatives of the one.
         b: second items.
         index: of the query.
-        norms: (N,), ``change_norms``.
+        norms: (N,), the values of ``change_norms``.
 
     Raises:
         ValueError: for fewer than two queries: one alone has no loss.
@@ -66,6 +68,6 @@ def trace_back(influence: Influence, a: Items, b: Items, index: int, norms: Tens
     if len(a) < 2:
         raise ValueError(f"A query is traced among others, got {len(a)} in all.")
     g: Tensor = grad(lambda theta: pair_losses(influence.logits(theta, a, b), influence.sides)[index])(influence.theta)
-    solution = influence.inverse_product(g)
+    solution = influence.inverse_product(g, tol=TOLERANCE)
     scores = influence.score_all(solution.q)
-    return Trace(scores, scores / norms, solution.residual)
+    return Trace(scores, scores / norms, solution)

@@ -9,26 +9,29 @@ from typing import Any
 import torch
 from scipy.stats import rankdata
 from torch import Tensor
+from tqdm.auto import tqdm
 
 from isodistill.data.pairs import Pair
 from isodistill.errors import UserError
 from isodistill.influence import (
     SHARES,
-    Fit,
+    TOLERANCE,
     Influence,
+    Items,
     Suspicion,
     Trace,
-    fit_heads,
+    divide,
+    leave_out,
     removal_curve,
     retrieve,
     trace_back,
 )
+from isodistill.pipeline.audit_model import AuditModel
 from isodistill.pipeline.pair_features import Features
 
 __all__ = ["explain_query", "planted_findings", "removal_findings"]
 
 _N_BEHIND = 10
-_RANDOM_ORDERS = 3
 
 
 def planted_findings(pairs: Sequence[Pair], found: Suspicion) -> dict[str, Any] | None:
@@ -55,28 +58,36 @@ def planted_findings(pairs: Sequence[Pair], found: Suspicion) -> dict[str, Any] 
 
 
 def removal_findings(
-    read: Features, asked: Features, influence: Influence, found: Suspicion, how: Fit
-) -> dict[str, Any] | None:
-    """The queries of one half rank the pairs, those of the other half judge the heads fitted without the worst.
+    model: AuditModel, asked: Features, influence: Influence, found: Suspicion, n_pairs: int
+) -> dict[str, Any]:
+    """The queries of one half rank the pairs, those of the other half judge fits without the worst.
+
+    Args:
+        model: what is fitted.
+        asked: the queries, four or more.
+        influence: the fit to all pairs.
+        found: what is known of them.
+        n_pairs: most pairs that are fitted; of more, so many are drawn, and keep the order that they have among all.
 
     Returns:
-        ``shares``, and per ranking (score, similarity, random: the mean of three) ``loss`` and ``accuracy`` at each;
-        None for fewer than four queries.
+        ``shares``, and per ranking (score, similarity, random) ``loss`` and ``accuracy`` at each.
     """
-    if len(asked.pairs) < 4:
-        return None
+    how, n = model.how, len(found.influence)
     generator = torch.Generator().manual_seed(how.seed)
-    order = torch.randperm(len(asked.pairs), generator=generator)
-    ranking, judging = order.chunk(2)
-    q = influence.inverse_product(influence.query_gradient(asked.a[ranking], asked.b[ranking])).q
+    ranking, judging = torch.randperm(len(asked.pairs), generator=generator).chunk(2)
+    g = influence.query_gradient(_take(model.query_a, ranking), _take(model.query_b, ranking))
+    scores = influence.score_all(influence.inverse_product(g, tol=TOLERANCE).q)
+    rows = torch.randperm(n, generator=generator)[:n_pairs].sort()[0]
     orders = {
-        "score": [influence.score_all(q).argsort(stable=True)],
-        "similarity": [found.similarity.argsort(stable=True)],
-        "random": [torch.randperm(len(read.pairs), generator=generator) for _ in range(_RANDOM_ORDERS)],
+        "score": rows[scores[rows].argsort(stable=True)],
+        "similarity": rows[found.similarity[rows].argsort(stable=True)],
+        "random": rows[torch.randperm(len(rows), generator=generator)],
     }
     same = _same(asked.pairs)[judging]
-    curves = removal_curve(read.a, read.b, orders, asked.a[judging], asked.b[judging], same, how)
+    judges = _take(model.query_a, judging), _take(model.query_b, judging)
+    curves = removal_curve(model.fit, divide(rows, how), orders, *judges, same)
     return {
+        "n_pairs": len(rows),
         "n_ranking": len(ranking),
         "n_judging": len(judging),
         "shares": list(SHARES),
@@ -84,17 +95,21 @@ def removal_findings(
     }
 
 
+def _take(items: Items, index: Tensor) -> Items:
+    return items[index] if isinstance(items, Tensor) else [items[n] for n in index.tolist()]
+
+
 def explain_query(
-    read: Features, asked: Features, influence: Influence, norms: Tensor, how: Fit, query: str | None
+    model: AuditModel, read: Features, asked: Features, influence: Influence, norms: Tensor, query: str | None
 ) -> dict[str, Any]:
-    """Trace one query back to the pairs that most raised its loss, and fit the heads anew without these.
+    """Trace one query back to the pairs that most raised its loss, and fit the model anew without these.
 
     Args:
+        model: what is fitted.
         read: the pairs.
         asked: the queries.
-        influence: the fitted heads.
+        influence: the fit to all pairs.
         norms: of the parameter changes.
-        how: the settings of the heads.
         query: an id; None takes the mistake with the highest loss.
 
     Returns:
@@ -103,7 +118,7 @@ def explain_query(
     Raises:
         UserError: the query could not be read.
     """
-    found, same = retrieve(influence, asked.a, asked.b), _same(asked.pairs)
+    found, same = retrieve(influence, model.query_a, model.query_b), _same(asked.pairs)
     wrong = same[found.chosen] != same
     result: dict[str, Any] = {"mistakes": [pair.id for pair, bad in zip(asked.pairs, wrong, strict=True) if bad]}
     if query is None and not wrong.any():
@@ -114,23 +129,27 @@ def explain_query(
         index = next((n for n, pair in enumerate(asked.pairs) if pair.id == query), -1)
     if index < 0:
         raise UserError(f"The query {query!r} of --explain could not be read: its line is in the list of such rows.")
-    traced = trace_back(influence, asked.a, asked.b, index, norms)
+    traced = trace_back(influence, model.query_a, model.query_b, index, norms)
     order = traced.relative.argsort(stable=True)
     first = order[: min(_N_BEHIND, len(order) - 2)]  # a fit needs two pairs
     behind = first[traced.influence[first] < 0]
     shown = asked.pairs[index]
-    others = torch.randperm(len(read.pairs), generator=torch.Generator().manual_seed(how.seed))[: len(behind)]
+    others = torch.randperm(len(order), generator=torch.Generator().manual_seed(model.how.seed))[: len(behind)]
+    without, without_random = None, None
+    if len(behind):
+        without, without_random = _fitted_without(model, [behind, others], asked, same, index)
     return result | {
         "query": {"id": shown.id, "line": shown.line, "a": shown.a, "b": shown.b},
         "wrong": bool(wrong[index]),
         "chosen": asked.pairs[int(found.chosen[index])].b,
         "loss": float(found.loss[index]),
-        "residual": traced.residual,
+        "residual": traced.solution.residual,
+        "converged": traced.solution.converged,
         "behind": _lines(read.pairs, traced, behind),
         "supporting": _lines(read.pairs, traced, order.flip(0)[: _N_BEHIND // 2]),
         "predicted_loss": float(found.loss[index] + traced.influence[behind].sum()),
-        "without": _fitted_without(behind, read, asked, same, index, how),
-        "without_random": _fitted_without(others, read, asked, same, index, how),
+        "without": without,
+        "without_random": without_random,
     }
 
 
@@ -143,15 +162,16 @@ def _lines(pairs: Sequence[Pair], traced: Trace, chosen: Tensor) -> list[dict[st
 
 
 def _fitted_without(
-    removed: Tensor, read: Features, asked: Features, same: Tensor, index: int, how: Fit
-) -> dict[str, Any]:
-    """The loss and the answer of one query after a fit without some pairs."""
-    kept = torch.ones(len(read.pairs), dtype=torch.bool)
-    kept[removed] = False
-    again = retrieve(fit_heads(read.a[kept], read.b[kept], how), asked.a, asked.b)
-    chosen = int(again.chosen[index])
-    right = bool(same[chosen] == same[index])
-    return {"loss": float(again.loss[index]), "chosen": asked.pairs[chosen].b, "right": right}
+    model: AuditModel, removed: Sequence[Tensor], asked: Features, same: Tensor, index: int
+) -> list[dict[str, Any]]:
+    """For each set of pairs the loss and the answer of one query after a fit without it, in batches else the same."""
+    epochs, found = divide(torch.arange(len(model.a)), model.how), []
+    for rows in tqdm(removed, desc="fits without the pairs behind the mistake"):
+        again = retrieve(model.fit(leave_out(epochs, rows)), model.query_a, model.query_b)
+        chosen = int(again.chosen[index])
+        right = bool(same[chosen] == same[index])
+        found.append({"loss": float(again.loss[index]), "chosen": asked.pairs[chosen].b, "right": right})
+    return found
 
 
 def _same(pairs: Sequence[Pair]) -> Tensor:

@@ -19,7 +19,7 @@ __all__ = ["write_audit_page"]
 _N_WORST = 30
 _N_UNREAD = 30
 _THUMBNAIL = 128  # pixels of the longer side
-_RANKINGS = {"score": "lowest score", "similarity": "lowest similarity", "random": "random, mean of 3"}
+_RANKINGS = {"score": "lowest score", "similarity": "lowest similarity", "random": "random"}
 
 
 def write_audit_page(
