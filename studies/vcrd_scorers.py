@@ -1,8 +1,10 @@
 """The scorers that the study of VCRD makes itself: a reward model trained on steps, and judges of known quality.
 
 A reward model is a token classifier on the body of a small language model, as process reward models are made: its
-layers, two more, and a head that tells right sums from wrong ones at their end. With the body frozen it learns nothing;
-trained as a whole and told at every digit of a result whether it is still the true one, it does. The errors that it is trained on are drawn at random and know nothing of the teacher's. A judge is asked in words, as any teacher is, and gives a mark.
+layers, two more, and a head that tells right sums from wrong ones at their end. With the body frozen it learns
+nothing; trained as a whole and told at every digit of a result whether it is still the true one, it does. The errors
+that it is trained on are drawn at random and know nothing of the teacher's. A judge is asked in words, as any teacher
+is, and gives a mark.
 """
 
 from __future__ import annotations

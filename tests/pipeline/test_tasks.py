@@ -81,7 +81,8 @@ def test_vcrd_weighs_statements_of_code_by_the_tests_that_hold(tmp_path: Path, w
     assert {record["row"] for record in measured} == {"c0", "c1"}
     for record in measured:
         assert len(record["firsts"]) == 5  # fence, head, the list over two lines, return, fence
-        assert record["deltas"][-1] == 1.0  # the trace passes its tests where it ends; what a tiny student wrote does not
+        # The trace passes its tests where it ends; what a tiny student wrote does not.
+        assert record["deltas"][-1] == 1.0
         assert record["weights"][-1] > 1.7
     assert "Where the teacher's pull goes" in page
 

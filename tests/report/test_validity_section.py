@@ -52,13 +52,14 @@ def test_numbers_and_table_and_shades(tmp_path: Path) -> None:
     assert "failed at 10.0 %" in found.summary
     assert len(found.figures) == 5
     tables = {what: {row.label: [cell.text for cell in row.cells] for row in table.rows} for what, table in found.steps}
+    place = "Steps compared, by their place in the trace: "
     assert tables == {
-        "relative validity delta": {
+        f"{place}relative validity delta": {
             "Step 1": ["2", "-0.50", "50", "0", "50", "0", "0"],
             "Step 3": ["1", "1.00", "0", "0", "0", "0", "100"],
             "Later steps": ["1", "-0.50", "0", "100", "0", "0", "0"],
         },
-        "weight w": {
+        f"{place}weight w": {
             "Step 1": ["2", "0.60", "50", "0", "50", "0"],
             "Step 3": ["1", "1.80", "0", "0", "0", "100"],
             "Later steps": ["1", "0.50", "0", "100", "0", "0"],
@@ -70,6 +71,32 @@ def test_numbers_and_table_and_shades(tmp_path: Path) -> None:
     assert [(piece.text, piece.shade, piece.proposal) for piece in pieces] == [
         ("6 x 4", 1, "6 x 4 = 24."), (" = 25.", 1, ""), (" <b>", 8, ""),
     ]  # fmt: skip
+
+
+def test_token_mode_has_a_histogram_by_step_and_a_control_is_named(
+    tmp_path: Path, make_run: Callable[..., Path]
+) -> None:
+    trace = TRACE | {"proposals": {}, "control": "permuted"}
+    write(tmp_path, "traces", [trace] * 9)
+    found = read_validity(tmp_path, [logged(1.0, 0.1)])
+    assert found is not None
+    (what, table), (_, weights) = found.steps
+    assert what == "Tokens of 9 traces at the end of training, by their step: relative validity delta"
+    cells = {row.label: [cell.text for cell in row.cells] for row in table.rows}
+    assert cells == {
+        "Step 1": ["18", "-1.00", "100", "0", "0", "0", "0"],
+        "Step 2": ["9", "0.50", "0", "0", "0", "0", "100"],
+    }
+    assert [cell.text for cell in weights.rows[0].cells] == ["18", "0.24", "100", "0", "0", "0"]
+    assert (len(found.traces), found.control, found.proposed) == (8, "permuted", False)
+    run = make_run("iga")
+    lines = [json.loads(line) | logged(1.2, 0.1) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    (run / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    write(run, "traces", [trace])
+    write_report(run, baseline=None, command="x", out=run / "report.html")
+    page = (run / "report.html").read_text()
+    assert "the weights of the control <b>permuted</b>" in page
+    assert "In brackets" not in page
 
 
 def test_the_page_shows_it_escaped(make_run: Callable[..., Path]) -> None:

@@ -46,6 +46,34 @@ def test_weights_of_the_whole_step_do_not_depend_on_its_split(
     assert any(not torch.allclose(plain[name], value, rtol=1e-2) for name, value in whole.items())
 
 
+@pytest.mark.parametrize("options", [{}, *WHOLE], ids=str)
+def test_traces_for_the_report_weigh_as_one_step_under_every_control(
+    taught: Callable[..., Any], options: dict[str, str]
+) -> None:
+    def traces(given: dict[str, str]) -> list[dict[str, Any]]:
+        trainer = taught(method="vcrd", objective={"name": "vcrd", **given}, learning_rate=1e-12)
+        trainer.train()
+        file = Path(trainer.args.output_dir) / "validity" / "traces.jsonl"
+        return [json.loads(line) for line in file.read_text().splitlines()]
+
+    plain, found = traces({}), traces(options)
+    assert len(found) == 24
+    assert all(len(trace["firsts"]) > 1 and trace["firsts"][0] == 0 for trace in found)
+    assert [trace["delta"] for trace in found] == [trace["delta"] for trace in plain]
+    before, after = ([w for trace in one for w in trace["weight"]] for one in (plain, found))
+    mean = sum(before) / len(before)
+    if options.get("control") == "permuted":
+        assert sorted(found[0]["weight"]) != sorted(plain[0]["weight"])
+        assert sum(a in before for a in after) > 0.95 * len(after)  # the end-of-text tokens are not shown
+    elif options.get("control") == "constant":
+        assert len(set(after)) == 1
+        assert after[0] == pytest.approx(mean, abs=0.05)
+    elif options.get("w_norm") == "mean":
+        ratios = [b / a for a, b in zip(after, before, strict=True)]
+        assert ratios == pytest.approx([ratios[0]] * len(ratios), rel=1e-2)
+        assert ratios[0] == pytest.approx(mean, abs=0.05)
+
+
 @pytest.mark.parametrize("k", [8, 10_000])
 def test_what_is_read_from_disk_teaches_as_the_live_teacher(
     taught: Callable[..., Any], tiny_model: LlamaForCausalLM, tokenizer: Any, tmp_path: Path, k: int

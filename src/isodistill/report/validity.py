@@ -21,8 +21,9 @@ __all__ = ["Validity", "read_validity"]
 
 _BIN = re.compile(r"objective/(delta|weight)_(-?[\d.]+)_(-?[\d.]+)$")
 _NAMES = {"delta": "relative validity delta", "weight": "weight w"}
+_N_TRACES = 8
 _SHADES = 8  # of a weight between 0 and 2, as classes w0 to w8 of the style sheet
-_BORDERS = {"deltas": (-1.0, -0.5, -0.05, 0.05, 0.5, 1.0), "weights": (0.0, 0.5, 1.0, 1.5, 2.0)}
+_BORDERS = {"delta": (-1.0, -0.5, -0.05, 0.05, 0.5, 1.0), "weight": (0.0, 0.5, 1.0, 1.5, 2.0)}
 
 
 @dataclass(frozen=True)
@@ -37,12 +38,18 @@ class Piece:
 
 @dataclass(frozen=True)
 class Validity:
-    """What the page says: a sentence, figures, histograms by step as (what, table), and traces as (id, pieces)."""
+    """What the page says: a summary, figures, histograms by step (what, table), traces (id, pieces) and a control."""
 
     summary: str
     figures: list[Figure]
     steps: list[tuple[str, Table]]
     traces: list[tuple[str, list[Piece]]]
+    control: str
+
+    @property
+    def proposed(self) -> bool:
+        """Something was proposed beside the traces."""
+        return any(piece.proposal for _, pieces in self.traces for piece in pieces)
 
 
 def read_validity(folder: Path, metrics: Sequence[Mapping[str, Any]]) -> Validity | None:
@@ -66,7 +73,10 @@ def read_validity(folder: Path, metrics: Sequence[Mapping[str, Any]]) -> Validit
         share = counts["failed"] / max(1, counts["compared"])
         summary += f" The scorer failed at {100 * share:.1f} % of the steps compared; these have w = 1."
     figures = [*_histograms(logged), *_along(logged), _over_training(logged)]
-    return Validity(summary, figures, _by_step(records["steps"]), [_coloured(one) for one in records["traces"]])
+    traces = records["traces"]
+    control = next((one["control"] for one in traces if one.get("control", "none") != "none"), "")
+    steps = _by_step(records["steps"]) or _tokens_by_step(traces)
+    return Validity(summary, figures, steps, [_coloured(one) for one in traces[:_N_TRACES]], control)
 
 
 def _histograms(logged: Sequence[Mapping[str, Any]]) -> list[Figure]:
@@ -111,26 +121,48 @@ def _mean(logged: Sequence[Mapping[str, Any]], key: str) -> float:
 
 
 def _by_step(records: Sequence[Mapping[str, Any]]) -> list[tuple[str, Table]]:
-    """Histograms of delta and w by a step's place in its trace; the last row gathers what comes after the tenth."""
+    """Histograms of delta and w of the steps compared, by their place in the trace."""
     if not records:
         return []
     tables = []
-    for kind, borders in _BORDERS.items():
+    for kind in _BORDERS:
         found: dict[int, list[float]] = {}
         for record in records:
             for j in record["drawn"]:
-                found.setdefault(min(j, 10), []).append(record[kind][j])
-        rows = []
-        for j, values in sorted(found.items()):
-            counts = [0] * (len(borders) - 1)
-            for value in values:
-                counts[bisect_right(borders[1:-1], value)] += 1
-            shares = [Cell(f"{100 * n / len(values):.0f}") for n in counts]
-            label = f"Step {j + 1}" if j < 10 else "Later steps"
-            rows.append(Row(label, "", [Cell(str(len(values))), Cell(f"{fmean(values):.2f}"), *shares]))
-        heads = [f"{low:g} to {high:g}, %".replace("-", "\N{MINUS SIGN}") for low, high in pairwise(borders)]
-        tables.append((_NAMES[kind[:-1]], Table(["compared", "mean", *heads], rows)))
+                found.setdefault(min(j, 10), []).append(record[f"{kind}s"][j])
+        tables.append(
+            (f"Steps compared, by their place in the trace: {_NAMES[kind]}", _places(kind, "compared", found))
+        )
     return tables
+
+
+def _tokens_by_step(traces: Sequence[Mapping[str, Any]]) -> list[tuple[str, Table]]:
+    """Histograms of delta and w of the tokens of traces, by the step that they lie in."""
+    if not any(record["firsts"] for record in traces):
+        return []
+    tables = []
+    for kind in _BORDERS:
+        found: dict[int, list[float]] = {}
+        for record in traces:
+            for t, value in enumerate(record[kind]):
+                found.setdefault(min(bisect_right(record["firsts"], t) - 1, 10), []).append(value)
+        what = f"Tokens of {len(traces)} traces at the end of training, by their step: {_NAMES[kind]}"
+        tables.append((what, _places(kind, "tokens", found)))
+    return tables
+
+
+def _places(kind: str, counted: str, found: Mapping[int, list[float]]) -> Table:
+    """A histogram for every place in the trace; the last row gathers what comes after the tenth."""
+    borders, rows = _BORDERS[kind], []
+    for j, values in sorted(found.items()):
+        counts = [0] * (len(borders) - 1)
+        for value in values:
+            counts[bisect_right(borders[1:-1], value)] += 1
+        shares = [Cell(f"{100 * n / len(values):.0f}") for n in counts]
+        label = f"Step {j + 1}" if j < 10 else "Later steps"
+        rows.append(Row(label, "", [Cell(str(len(values))), Cell(f"{fmean(values):.2f}"), *shares]))
+    heads = [f"{low:g} to {high:g}, %".replace("-", "\N{MINUS SIGN}") for low, high in pairwise(borders)]
+    return Table([counted, "mean", *heads], rows)
 
 
 def _coloured(record: Mapping[str, Any]) -> tuple[str, list[Piece]]:
