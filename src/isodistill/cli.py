@@ -270,8 +270,10 @@ def isomers_check(
     if audit is not None:
         from isodistill.pipeline import audit_sets
 
-        found = audit_sets(rows, verdict, model, audit, flag)
-        typer.echo(f"{found.n_members} members compared with their sets, {len(found.flagged)} flagged: {found.file}")
+        found = audit_sets(rows, verdict, model, audit, _command(), flag)
+        typer.echo(f"{found.n_members} members compared with their sets, {len(found.flagged)} flagged: {found.page}")
+        if found.n_longer:
+            typer.echo(f"  {found.n_longer} texts are longer than the encoder reads and were cut")
         for row in found.flagged[:5]:
             typer.echo(f"  {row.id} ({row.domain}) is unlike the others of set {row.set_id}")
         kept = found.kept

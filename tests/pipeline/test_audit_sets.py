@@ -67,7 +67,7 @@ def test_swapped_members_are_found_and_not_kept(tiny_text_encoder, tmp_path):
     raw, wrong = sets_of(50)
     rows = load_rows(written(tmp_path / "sets.jsonl", raw)).rows
     learning = Fit(epochs=30, lr=1e-2, temperature=0.3, delta=1.0, recorded=1)  # a random encoder has much to learn
-    found = audit_sets(rows, check_sets(rows), str(tiny_text_encoder), tmp_path, flag=0.2, how=learning)
+    found = audit_sets(rows, check_sets(rows), str(tiny_text_encoder), tmp_path, "isodistill", flag=0.2, how=learning)
     flagged = {row.id for row in found.flagged}
     assert (found.n_members, len(flagged)) == (150, 30)
     assert len(flagged & wrong) >= SWAPPED - 1
@@ -75,6 +75,21 @@ def test_swapped_members_are_found_and_not_kept(tiny_text_encoder, tmp_path):
     assert {member["id"] for member in members if not member["keep"]} == flagged
     assert len(pairs) == 150
     assert all(pair["keep"] == (not {pair["a"], pair["b"]} & flagged) for pair in pairs)
+    page = found.page.read_text(encoding="utf-8")
+    worst = members[0]
+    pair = max(
+        (pair for pair in pairs if worst["id"] in (pair["a"], pair["b"])),
+        key=lambda pair: next(m["similarity"] for m in members if m["id"] in (pair["a"], pair["b"]) and m != worst),
+    )
+    other = next(m for m in members if m["id"] in (pair["a"], pair["b"]) and m != worst)
+    start = page.index(f"1. {worst['id']} ")
+    shown = page[start : page.index("2. ", start)]
+    assert worst["text"] in shown
+    assert "reader: not readable" in shown
+    assert shown.index(worst["text"]) < shown.index(f"{other['id']} ") < shown.index(f"{pair['similarity']:.2f}")
+    assert page.count('class="answer"') == 30
+    assert page.count("<svg") == 1
+    assert "http://" not in page.replace("http://www.w3.org", "")
     assert not {row.id for row in found.kept} & flagged  # the reader can say nothing about these texts
     assert set(Counter(row.set_id for row in found.kept).values()) == {2, 3}
 
@@ -89,6 +104,9 @@ def test_what_the_reader_proved_is_kept_and_what_it_refuted_is_not(tiny_text_enc
     code, output = check(file, "--audit", tmp_path / "out", *more)
     assert code == 0, output
     assert "12 members compared with their sets, 11 flagged" in output
+    assert "12 texts are longer than the encoder reads" in " ".join(output.split())
+    page = (tmp_path / "out" / "audit.html").read_text(encoding="utf-8")
+    assert "reader: proved" in page
     assert {row["set_id"] for row in lines(keep)} == {row.set_id for row in rows} - {broken[0]["set_id"]}
     assert len(lines(keep)) == 10
 

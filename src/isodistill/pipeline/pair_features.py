@@ -16,12 +16,12 @@ from isodistill.errors import UserError
 from isodistill.models.image_encoder import Clip, OpenClip, load_image_encoder, open_image
 from isodistill.models.text_encoder import TextEncoder, load_text_encoder
 
-__all__ = ["Encoder", "Features", "load_encoder", "read_features"]
+__all__ = ["DEFAULTS", "Encoder", "Features", "load_encoder", "read_features"]
 
 Encoder = TextEncoder | Clip | OpenClip
 
 _BATCH = 32
-_DEFAULTS = {False: "sentence-transformers/all-MiniLM-L6-v2", True: "openai/clip-vit-base-patch32"}
+DEFAULTS = {False: "sentence-transformers/all-MiniLM-L6-v2", True: "openai/clip-vit-base-patch32"}
 """Whether first items are images -> the encoder."""
 
 
@@ -50,7 +50,7 @@ def load_encoder(source: str | None, images: bool) -> Encoder:
     Raises:
         UserError: nothing that can be loaded is there.
     """
-    source = source or _DEFAULTS[images]
+    source = source or DEFAULTS[images]
     return load_image_encoder(source) if images else load_text_encoder(source)
 
 

@@ -68,6 +68,7 @@ def _scores(summary: Mapping[str, Any], ranked: Sequence[Mapping[str, Any]]) -> 
         name="scores",
         title="Scores of all pairs",
         label="influence; left of 0 is harmful",
+        counted="pairs",
     )
 
 

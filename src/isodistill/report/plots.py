@@ -102,7 +102,13 @@ def differences(rows: Sequence[tuple[str, Estimate]], *, name: str, title: str) 
 
 
 def histogram(
-    groups: Mapping[str, Sequence[float]], *, marks: Sequence[tuple[float, str]], name: str, title: str, label: str
+    groups: Mapping[str, Sequence[float]],
+    *,
+    marks: Sequence[tuple[float, str]],
+    name: str,
+    title: str,
+    label: str,
+    counted: str,
 ) -> str:
     """How many values lie where, one group on top of the other, with named vertical lines.
 
@@ -112,6 +118,7 @@ def histogram(
         name: unique in the page.
         title: what a screen reader says.
         label: of the horizontal axis.
+        counted: what is counted.
     """
 
     def draw(axes: Axes) -> None:
@@ -121,7 +128,7 @@ def histogram(
         for place, text in marks:
             axes.axvline(place, color=COLOURS["ink"], linewidth=0.8, linestyle="--", label=text)
         axes.set_xlabel(label)
-        axes.set_ylabel("pairs")
+        axes.set_ylabel(counted)
 
     return _svg(draw, name, title, height=2.4)
 
