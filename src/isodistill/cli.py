@@ -283,13 +283,22 @@ def isomers_check(
 
 
 @isomers.command("rewrite")
-def isomers_rewrite(recipe: RecipeArg, out: OutOption = None, overrides: SetOption = None) -> None:
+def isomers_rewrite(
+    recipe: RecipeArg,
+    out: OutOption = None,
+    overrides: SetOption = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Ask nothing; say how much would be asked.")] = False,
+) -> None:
     """Let a teacher tell the recipe's problems in other domains, read every text back, and keep the sets that hold."""
     from isodistill.recipe import load_recipe
 
     loaded, folder = load_recipe(recipe, overrides or []), out or Path("runs") / f"rewrite-{recipe.stem}"
-    from isodistill.pipeline import rewrite_run
+    from isodistill.pipeline import rewrite_plan, rewrite_run
 
+    if dry_run:
+        for line in rewrite_plan(loaded, folder):
+            typer.echo(line)
+        return
     made = rewrite_run(loaded, folder, _command())
     n_accepted = made.n_problems - len(made.rejected)
     typer.echo(f"{made.n_problems} problems, {n_accepted} sets accepted, rejection rate {made.rejection_rate:.1%}")

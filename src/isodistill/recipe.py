@@ -103,11 +103,13 @@ class Overlap:
     Attributes:
         n: words in a row that count as an overlap.
         against: files of further evaluation sets, beside the test splits of the run.
+        columns: our column -> theirs in these files; null takes those of the recipe.
         drop: leave overlapping rows, and the sets that they belong to, out of training.
     """
 
     n: int = 13
     against: list[str] = field(default_factory=list)
+    columns: dict[str, str] | None = None
     drop: bool = False
 
     def __post_init__(self) -> None:

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from isodistill.data.rows import Row
 from isodistill.errors import TeacherError, UserError
-from isodistill.isomers.rewrite import Rewriting, asking, difference, read_structure, rewrite_problems
+from isodistill.isomers.rewrite import Desk, Rewriting, difference, load_prompts, read_structure, rewrite_problems
 from isodistill.isomers.words import changed_language, changed_numbers, numbers_in, overlap
 from isodistill.teachers.asking import Limits
 from isodistill.teachers.base import Answer, Messages, Sampling
@@ -67,13 +67,15 @@ def reads(**special: str) -> Callable[[Messages], str]:
 def run(
     tmp_path: Path, writer: Fake, reader: Fake, row: Row = ROW, domains: tuple[str, ...] = ("law", "sailing")
 ) -> Rewriting:
-    limits = Limits(workers=1, tries=1)
+    prompts = load_prompts()
     with AnswerStore(tmp_path / "answers.jsonl", {}) as store:
+        desk = Desk(store, {"fake": Limits(workers=1, tries=1)}, prompts.id)
         return rewrite_problems(
             [row],
             domains,
-            writer=asking(writer, Sampling(temperature=0.7), store, limits),
-            reader=asking(reader, Sampling(), store, limits),
+            writer=desk.asking(writer, Sampling(temperature=0.7)),
+            reader=desk.asking(reader, Sampling()),
+            prompts=prompts,
         )
 
 

@@ -60,6 +60,15 @@ def test_it_is_dropped_with_its_set(tmp_path: Path, data: Path, benchmark: Path)
     assert not any(row.set_id == first["set_id"] for row in rows)
 
 
+def test_a_benchmark_with_columns_of_its_own(tmp_path: Path, data: Path, benchmark: Path) -> None:
+    row = json.loads(benchmark.read_text())
+    benchmark.write_text(json.dumps({"id": "b", "what": row["prompt"], "truth": row["answer"]}) + "\n")
+    with pytest.raises(UserError, match="prompt"):
+        problems(tmp_path, data, against=[str(benchmark)])
+    found, _ = problems(tmp_path, data, against=[str(benchmark)], columns={"prompt": "what"})
+    assert found["sets"][str(benchmark)] == {"n_rows": 1, "exact": 1, "ngram": 0}
+
+
 def test_nothing_left_is_an_error(tmp_path: Path, data: Path) -> None:
     with pytest.raises(UserError, match="leaves no row to train on"):
         problems(tmp_path, data, against=[str(data)], drop=True)

@@ -102,6 +102,92 @@ def test_a_teacher_that_gives_no_answer_stops_the_run_and_leaves_the_files(
     assert {name: (folder / "out" / name).read_bytes() for name in before} == before
 
 
+PRICED = (
+    "--set", "rewrite.writer={kind: server, model: some, base_url: 'http://localhost:1/v1', price_prompt: 0, "
+    "price_completion: 1000}", "--set", "rewrite.max_tokens=10",
+)  # fmt: skip
+"""A reply costs at most 0.01."""
+
+
+def test_a_dry_run_asks_nothing_and_counts_what_is_known(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    asked = Knowing.asked
+    with Path("mine.jsonl").open("a", encoding="utf-8") as file:
+        file.write(json.dumps(ROW | {"id": "word", "answer_type": "string"}) + "\n")
+    assert call("isomers", "rewrite", "r.yaml", "--out", "out", "--dry-run", *PRICED) == 0
+    printed = " ".join(capsys.readouterr().out.split())
+    assert Knowing.asked == asked
+    assert "2 problems of 3 can be rewritten, into 2 texts; of the questions that are known already 0 are" in printed
+    assert "writer, server:some: 2 requests, at most 4 if all is asked again" in printed
+    assert "at most 20 tokens of answers, at most 0.0200 in money, 0.0400 if all is asked again" in printed
+    assert "reader of rewritings, server:some: 2 requests, at most 8 if all is asked again" in printed
+    assert not (folder / "out").exists()
+
+
+def test_what_is_answered_is_not_counted_again(
+    folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Knowing, "name", "server:some")
+    assert call("isomers", "rewrite", "r.yaml", "--out", "out") == 0
+    capsys.readouterr()
+    assert call("isomers", "rewrite", "r.yaml", "--out", "out", "--dry-run") == 0
+    printed = " ".join(capsys.readouterr().out.split())
+    assert "of the questions that are known already 4 are answered" in printed
+    assert "writer, server:some: 0 requests" in printed
+    assert "no prices given" in printed
+
+
+def test_the_limit_of_cost_is_of_writer_and_reader_together(
+    folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Paid(Knowing):
+        name = "server:some"
+
+        def answer(self, messages: Messages, sampling: Sampling) -> Answer:
+            answer = super().answer(messages, sampling)
+            return Answer(answer.texts, answer.finish_reasons, 0, 10)
+
+    monkeypatch.setattr(rewrite_module, "make_teacher", lambda settings, recipe: Paid())
+    asked = Knowing.asked
+    assert call("isomers", "rewrite", "r.yaml", "--out", "out", *PRICED, "--set", "rewrite.max_cost=0.035") == 2
+    assert "The cost limit is reached: 0.0300 of max_cost 0.035" in " ".join(capsys.readouterr().err.split())
+    assert Knowing.asked == asked + 3  # two readings, one rewriting
+    assert call("isomers", "rewrite", "r.yaml", "--out", "out", *PRICED, "--set", "rewrite.max_cost=1") == 0
+    assert call("isomers", "rewrite", "r.yaml", "--out", "more", "--set", "rewrite.max_cost=1") == 2
+    assert "needs price_prompt and price_completion" in capsys.readouterr().err
+
+
+def test_prompts_of_your_own_are_asked_and_faults_in_them_are_told(
+    folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = []
+
+    class Listening(Knowing):
+        def answer(self, messages: Messages, sampling: Sampling) -> Answer:
+            seen.append(messages[0]["content"])
+            return super().answer(messages, sampling)
+
+    monkeypatch.setattr(rewrite_module, "make_teacher", lambda settings, recipe: Listening())
+    mine = ("--set", "rewrite.prompts=mine")
+    assert call("isomers", "rewrite", "r.yaml", "--out", "out", *mine) == 2
+    assert "mine is no folder with any of rewrite.txt" in " ".join(capsys.readouterr().err.split())
+    (folder / "mine").mkdir()
+    for text, said in (
+        ("Tell {{ problem }} anew.", "leaves out {{ domain }}"),
+        ("Tell {{ problem }} in {{ world }}.", "names {{ world }}; it may name domain, problem"),
+        ("Tell {{ problem", "cannot be read"),
+    ):
+        (folder / "mine" / "rewrite.txt").write_text(text, encoding="utf-8")
+        assert call("isomers", "rewrite", "r.yaml", "--out", "out", *mine) == 2
+        assert said in " ".join(capsys.readouterr().err.split())
+    assert not seen
+    (folder / "mine" / "rewrite.txt").write_text("Put this into {{ domain }}:\n\n{{ problem }}\n", encoding="utf-8")
+    assert call("isomers", "rewrite", "r.yaml", "--out", "out", *mine) == 0
+    assert f"Put this into law:\n\n{ROW['prompt']}" in seen
+    (folder / "mine" / "reed.txt").write_text("x", encoding="utf-8")
+    assert call("isomers", "rewrite", "r.yaml", "--out", "out", *mine) == 2
+    assert "reed.txt is none of" in " ".join(capsys.readouterr().err.split())
+
+
 @pytest.mark.parametrize("setting", ["max_tokens=0", "temperature=-1", "near_copy=7", "temperature=.nan"])
 def test_settings_out_of_range_are_told(folder: Path, setting: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert call("isomers", "rewrite", "r.yaml", "--out", "out", "--set", f"rewrite.{setting}") == 2

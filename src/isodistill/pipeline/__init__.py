@@ -7,7 +7,7 @@ from isodistill.pipeline.audit_sets import audit_sets
 from isodistill.pipeline.compare import Plan, compare_methods
 from isodistill.pipeline.demo import demo_recipe
 from isodistill.pipeline.environment import describe_environment
-from isodistill.pipeline.rewrite import rewrite_run
+from isodistill.pipeline.rewrite import rewrite_plan, rewrite_run
 from isodistill.pipeline.steps import write_results
 from isodistill.pipeline.walk import evaluate_run, report_runs, run_recipe, teach_run, train_run
 
@@ -20,6 +20,7 @@ __all__ = [
     "describe_environment",
     "evaluate_run",
     "report_runs",
+    "rewrite_plan",
     "rewrite_run",
     "run_recipe",
     "teach_run",

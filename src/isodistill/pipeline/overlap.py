@@ -39,8 +39,9 @@ def without_overlaps(recipe: Recipe, rows: list[Row], path: Path, what: str = "t
     for row in rows:
         if row.split not in (None, "train", "valid"):
             evaluation.setdefault(row.split, []).append(row)
+    columns = recipe.columns if recipe.overlap.columns is None else recipe.overlap.columns
     for name in recipe.overlap.against:
-        evaluation[name] = load_rows(name, recipe.columns, max_refused=recipe.max_refused).rows
+        evaluation[name] = load_rows(name, columns, max_refused=recipe.max_refused).rows
     found = find_overlaps(train, evaluation, n=recipe.overlap.n)
     sets = {row.set_id for row in train if row.id in found.rows and row.set_id is not None}
     overlapping = {row.id for row in train if row.id in found.rows or row.set_id in sets}

@@ -109,7 +109,7 @@ class Purse:
             while self._limit is not None and self.spent + self._aside + most > self._limit:
                 if not self._aside:
                     raise UserError(
-                        f"The cost limit is reached: {self.spent:.4f} of teach.max_cost {self._limit:g} is spent, and "
+                        f"The cost limit is reached: {self.spent:.4f} of max_cost {self._limit:g} is spent, and "
                         f"one more request may cost {most:.4f}. Every answer is kept; raise the limit to go on."
                     )
                 self._changed.wait()

@@ -1,65 +1,112 @@
-"""What the teacher is asked: to rewrite a problem, to mend a refused rewriting, and to read a problem as JSON."""
+"""What the teacher is asked: to rewrite a problem, to mend a refused rewriting, and to read a problem as JSON.
+
+Each prompt is a text file with Jinja in it, ours in the folder ``templates`` beside this module.
+"""
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from importlib import resources
+from pathlib import Path
+
+import jinja2
+from jinja2 import meta
+
+from isodistill.errors import UserError
 from isodistill.teachers.base import Messages
 
-__all__ = ["ALL", "mend", "read", "read_again", "rewrite"]
+__all__ = ["Prompts", "load_prompts"]
 
-_REWRITE = """\
-Rewrite the problem below so that it is set in the world of {domain}. Keep its logic exactly: the same numbers, the \
-same relations between them, the same question, so that the answer stays the same. Change everything else: people, \
-things, units and sentences. Do not solve it, and add no number. Reply with the new problem alone.
-
-{problem}"""
-
-_MEND = """\
-This rewriting was refused ({reason}: {detail}). Write the problem again, set in the world of {domain}, with the same \
-numbers, relations and question as the first problem above and in other words. Reply with the new problem alone."""
-
-_READ = """\
-Read the problem below and write down what it says as one JSON object, nothing else:
-"quantities": a list of {{"name", "value", "unit"}}, one for every number in the text, whether it is needed or not; \
-names are single letters, units are in the singular;
-"relations": a list of {{"name", "is"}}: what is worked out, step by step, where "is" is an expression of +, -, *, / \
-and brackets over names above it;
-"question": the name that is asked for.
-
-Example. A cook fills 6 trays with 4 rolls each and sells 5 rolls. How many rolls are left?
-{{"quantities": [{{"name": "a", "value": 6, "unit": "tray"}}, {{"name": "b", "value": 4, "unit": "roll"}}, \
-{{"name": "c", "value": 5, "unit": "roll"}}], "relations": [{{"name": "x", "is": "a * b"}}, \
-{{"name": "y", "is": "x - c"}}], "question": "y"}}
-
-Problem. {problem}"""
-
-_READ_AGAIN = "That cannot be used: {why}. Write the JSON object again, and nothing else."
-
-ALL = "\n".join([_REWRITE, _MEND, _READ, _READ_AGAIN])
-"""Every prompt of this module; answers are kept by it, so that another wording is asked anew."""
+_ENVIRONMENT = jinja2.Environment(undefined=jinja2.StrictUndefined, autoescape=False)
+_NEEDED = {
+    "rewrite": {"problem", "domain"},
+    "mend": {"domain"},
+    "read": {"problem"},
+    "read_again": set[str](),
+}
+_KNOWN = _NEEDED | {"mend": {"domain", "reason", "detail"}, "read_again": {"why"}}
 
 
-def rewrite(problem: str, domain: str) -> Messages:
-    """Asks for a problem in a domain."""
-    return [_user(_REWRITE.format(problem=problem, domain=domain))]
+@dataclass(frozen=True)
+class Prompts:
+    """The four prompts.
+
+    Attributes:
+        texts: name -> text as it stands in the file.
+    """
+
+    texts: Mapping[str, str]
+
+    @property
+    def id(self) -> str:
+        """Of all of them, for the key of a request: another wording is asked anew."""
+        whole = "\n".join(self.texts[name] for name in _KNOWN)
+        return f"isomers-{hashlib.sha256(whole.encode()).hexdigest()[:12]}"
+
+    def rewrite(self, problem: str, domain: str) -> Messages:
+        """Asks for a problem in a domain."""
+        return [self._user("rewrite", problem=problem, domain=domain)]
+
+    def mend(self, asked: Messages, text: str, domain: str, reason: str, detail: str) -> Messages:
+        """Asks once more, with what was wrong."""
+        return [*asked, _assistant(text), self._user("mend", reason=reason, detail=detail, domain=domain)]
+
+    def read(self, problem: str) -> Messages:
+        """Asks for quantities, relations and question of a text; nothing else about it is told."""
+        return [self._user("read", problem=problem)]
+
+    def read_again(self, asked: Messages, reply: str, why: str) -> Messages:
+        """Asks once more after a reply that was no usable JSON."""
+        return [*asked, _assistant(reply), self._user("read_again", why=why)]
+
+    def _user(self, name: str, **values: str) -> dict[str, str]:
+        return {"role": "user", "content": self._templates[name].render(values).strip()}
+
+    @cached_property
+    def _templates(self) -> dict[str, jinja2.Template]:
+        return {name: _ENVIRONMENT.from_string(text) for name, text in self.texts.items()}
 
 
-def mend(asked: Messages, text: str, domain: str, reason: str, detail: str) -> Messages:
-    """Asks once more, with what was wrong."""
-    return [*asked, _assistant(text), _user(_MEND.format(reason=reason, detail=detail, domain=domain))]
+def load_prompts(folder: str | None = None) -> Prompts:
+    """Our prompts, with those of a folder (``rewrite.txt``, ``mend.txt``, ...) in their places.
+
+    Raises:
+        UserError: no such folder, a file in it that is no prompt or cannot be read as one, or one that knows other
+            names than it may or leaves out what it is about.
+    """
+    ours = resources.files(__package__).joinpath("templates")
+    texts = {name: ours.joinpath(f"{name}.txt").read_text(encoding="utf-8") for name in _KNOWN}
+    if folder is None:
+        return Prompts(texts)
+    files = sorted(Path(folder).glob("*.txt"))
+    if not files:
+        raise UserError(f"rewrite.prompts: {folder} is no folder with any of {_listed(_KNOWN)}.")
+    for file in files:
+        if file.stem not in _KNOWN:
+            raise UserError(f"rewrite.prompts: {file} is none of {_listed(_KNOWN)}. Rename it, or move it away.")
+        texts[file.stem] = _checked(file)
+    return Prompts(texts)
 
 
-def read(problem: str) -> Messages:
-    """Asks for quantities, relations and question of a text; nothing else about it is told."""
-    return [_user(_READ.format(problem=problem))]
+def _checked(file: Path) -> str:
+    try:
+        text = file.read_text(encoding="utf-8")
+        used = meta.find_undeclared_variables(_ENVIRONMENT.parse(text))
+    except (OSError, UnicodeDecodeError, jinja2.TemplateError) as error:
+        raise UserError(f"rewrite.prompts: {file} cannot be read: {error}.") from error
+    if wrong := sorted(used - _KNOWN[file.stem]):
+        known = ", ".join(sorted(_KNOWN[file.stem]))
+        raise UserError(f"rewrite.prompts: {file} names {{{{ {wrong[0]} }}}}; it may name {known}.")
+    if left_out := sorted(_NEEDED[file.stem] - used):
+        raise UserError(f"rewrite.prompts: {file} leaves out {{{{ {left_out[0]} }}}}.")
+    return text
 
 
-def read_again(asked: Messages, reply: str, why: str) -> Messages:
-    """Asks once more after a reply that was no usable JSON."""
-    return [*asked, _assistant(reply), _user(_READ_AGAIN.format(why=why))]
-
-
-def _user(content: str) -> dict[str, str]:
-    return {"role": "user", "content": content}
+def _listed(names: Mapping[str, object]) -> str:
+    return ", ".join(f"{name}.txt" for name in names)
 
 
 def _assistant(content: str) -> dict[str, str]:

@@ -11,8 +11,8 @@ from typing import TypeVar
 from isodistill.data.rows import Row
 from isodistill.errors import UserError
 from isodistill.isomers.check import Rejection
-from isodistill.isomers.rewrite import prompts
 from isodistill.isomers.rewrite.asking import Ask, Reply
+from isodistill.isomers.rewrite.prompts import Prompts
 from isodistill.isomers.rewrite.structure import Structure, difference, read_structure
 from isodistill.isomers.words import NEAR_COPY, changed_language, changed_numbers, overlap
 from isodistill.teachers.asking import Refused
@@ -99,6 +99,7 @@ def rewrite_problems(
     *,
     writer: Ask,
     reader: Ask,
+    prompts: Prompts,
     near_copy: float = NEAR_COPY,
 ) -> Rewriting:
     """Isomer sets from problems with number answers.
@@ -119,6 +120,7 @@ def rewrite_problems(
         domains: what to rewrite into; a row's own domain is left as it is.
         writer: the teacher that rewrites.
         reader: the teacher that reads back; better another one.
+        prompts: what both are asked.
         near_copy: overlap of content words from which a text is a copy.
 
     Raises:
@@ -127,17 +129,17 @@ def rewrite_problems(
     if not domains or len(set(domains)) < len(domains):
         raise UserError(f"domains: {list(domains)!r} is empty or names one twice.")
     by_id = {row.id: row for row in rows}
-    sources, unread = _read_sources(rows, reader)
+    sources, unread = _read_sources(rows, reader, prompts)
     wanted = [(name, domain) for name in sources for domain in domains if domain != by_id[name].domain]
     asked = {(name, domain): prompts.rewrite(sources[name].text, domain) for name, domain in wanted}
     passed: dict[Wanted, _Text] = {}
     last: dict[Wanted, Attempt] = {}
     attempts = list(unread.values())
     for number in (0, 1):
-        failed = _round(number, asked, sources, passed, writer, reader, near_copy)
+        failed = _round(number, asked, sources, passed, writer, reader, prompts, near_copy)
         attempts += failed.values()
         last |= failed
-        asked = {key: _mending(asked[key], a) for key, a in failed.items() if a.reason != NO_ANSWER}
+        asked = {key: _mending(prompts, asked[key], a) for key, a in failed.items() if a.reason != NO_ANSWER}
     rejected = dict(unread)
     for key in wanted:
         if key not in passed:
@@ -147,7 +149,7 @@ def rewrite_problems(
     return Rewriting(members, {row.id: rejected[row.id] for row in rows if row.id in rejected}, attempts, len(by_id))
 
 
-def _read_sources(rows: Sequence[Row], reader: Ask) -> tuple[dict[str, _Text], dict[str, Attempt]]:
+def _read_sources(rows: Sequence[Row], reader: Ask, prompts: Prompts) -> tuple[dict[str, _Text], dict[str, Attempt]]:
     """The problems that the reader understands, and the others with the reason."""
     texts: dict[str, str] = {}
     refused: dict[str, Attempt] = {}
@@ -159,7 +161,7 @@ def _read_sources(rows: Sequence[Row], reader: Ask) -> tuple[dict[str, _Text], d
             refused[row.id] = Attempt(row.id, None, 0, "no problem with a number answer", found, str(row.prompt))
     sources = {}
     gold = {row.id: row.answer for row in rows}
-    for name, structure in _read(texts, reader).items():
+    for name, structure in _read(texts, reader, prompts).items():
         if isinstance(structure, Refused):
             refused[name] = Attempt(name, None, 0, NO_ANSWER, structure.reason, texts[name])
         elif isinstance(structure, str):
@@ -179,6 +181,7 @@ def _round(
     passed: dict[Wanted, _Text],
     writer: Ask,
     reader: Ask,
+    prompts: Prompts,
     near_copy: float,
 ) -> dict[Wanted, Attempt]:
     """Have texts written and read; those that pass go into ``passed``, the others come back with the reason."""
@@ -189,7 +192,7 @@ def _round(
             broken[key] = NO_ANSWER, text.reason
         elif found := _surface_fault(sources[key[0]].text, text):
             broken[key] = found
-    readings = _read({key: str(text) for key, text in texts.items() if key not in broken}, reader)
+    readings = _read({key: str(text) for key, text in texts.items() if key not in broken}, reader, prompts)
     for key, structure in readings.items():
         others = [sources[key[0]].text, *(member.text for (name, _), member in passed.items() if name == key[0])]
         copied = max(overlap(other, str(texts[key])) for other in others)
@@ -220,7 +223,7 @@ def _surface_fault(source: str, text: str | None) -> tuple[str, str] | None:
     return None if changed is None else ("other numbers", changed)
 
 
-def _read(texts: Mapping[K, str], reader: Ask) -> dict[K, Structure | Refused | str]:
+def _read(texts: Mapping[K, str], reader: Ask, prompts: Prompts) -> dict[K, Structure | Refused | str]:
     """Key -> what the reader finds in the text; the fault where its reply is still of no use the second time."""
     questions = {key: prompts.read(text) for key, text in texts.items()}
     found: dict[K, Structure | Refused | str] = {}
@@ -244,7 +247,7 @@ def _structure(reply: Reply) -> Structure | Refused | str:
         return str(error)
 
 
-def _mending(asked: Messages, attempt: Attempt) -> Messages:
+def _mending(prompts: Prompts, asked: Messages, attempt: Attempt) -> Messages:
     return prompts.mend(asked, attempt.text, str(attempt.domain), attempt.reason, attempt.detail)
 
 

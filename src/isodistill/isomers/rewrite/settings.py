@@ -27,6 +27,8 @@ class Rewrite:
         max_tokens: longest reply of either.
         seed: of the sampling.
         near_copy: overlap of content words from which a text is a copy.
+        prompts: folder with wordings of yours in place of ours; see ``load_prompts``.
+        max_cost: most money for all answers of both; needs the prices of both.
     """
 
     domains: list[str] = field(default_factory=list)
@@ -36,6 +38,8 @@ class Rewrite:
     max_tokens: int = 600
     seed: int = 0
     near_copy: float = NEAR_COPY
+    prompts: str | None = None
+    max_cost: float | None = None
 
     def __post_init__(self) -> None:
         if self.max_tokens < 1:
@@ -44,6 +48,8 @@ class Rewrite:
             raise UserError(f"rewrite.temperature is {self.temperature}; it must be a number from 0 up.")
         if not 0 < self.near_copy <= 1:
             raise UserError(f"rewrite.near_copy is {self.near_copy}; it must be above 0 and at most 1.")
+        if self.max_cost is not None and not (math.isfinite(self.max_cost) and self.max_cost >= 0):
+            raise UserError(f"rewrite.max_cost is {self.max_cost}; it must be a number from 0 up.")
 
     @property
     def of_writer(self) -> TeacherSettings:
@@ -65,5 +71,9 @@ def parse_rewrite(tree: Mapping[str, Any]) -> Rewrite:
         UserError: an unknown key, a value of the wrong type or out of range.
     """
     settings = parse_settings(Rewrite, tree, [], "the group rewrite of the recipe")
-    _ = settings.of_writer, settings.of_reader
+    prices = settings.of_writer.limits.prices, settings.of_reader.limits.prices
+    if settings.max_cost is not None and None in prices:
+        raise UserError("rewrite.max_cost needs price_prompt and price_completion of writer and reader.")
+    if not settings.domains or len(set(settings.domains)) < len(settings.domains):
+        raise UserError(f"rewrite.domains is {settings.domains}; name at least one, and each of them once.")
     return settings
