@@ -9,7 +9,7 @@ import pytest
 import torch
 from peft import LoraConfig, PeftModel, PromptEncoderConfig, get_peft_model
 from peft.tuners import PromptEncoder as PeftEncoder
-from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import Gemma3ForCausalLM, Gemma3TextConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from isodistill.errors import UserError
 from isodistill.evaluation.backends import LocalBackend
@@ -88,6 +88,22 @@ def test_a_saved_prompt_loads_in_peft_and_answers_alike(
             theirs(input_ids=ids).logits[:, N:],
             student(input_ids=torch.tensor([[*before, *ids[0].tolist()]])).logits[:, N:],
         )
+
+
+def test_a_prompt_is_not_scaled_where_a_model_scales_its_embedding(tmp_path: Path) -> None:
+    """Gemma multiplies what it looks up by sqrt(d)."""
+    config = Gemma3TextConfig(
+        vocab_size=40, hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4,
+        num_key_value_heads=2, head_dim=8,
+    )  # fmt: skip
+    torch.manual_seed(0)
+    model = Gemma3ForCausalLM(config).eval()
+    lora = LoraConfig(r=2, target_modules=["q_proj"], task_type="CAUSAL_LM")
+    trained = add_lora(copy.deepcopy(model), lora, seed=0).eval()
+    save_prompt(tmp_path, add_prompt(trained, N, seed=1), trained.get_base_model())
+    ids = torch.tensor([[*with_prompt(model, tmp_path), 7, 8, 9]])
+    with torch.no_grad():
+        torch.testing.assert_close(model(input_ids=ids).logits, trained(input_ids=ids).logits)
 
 
 def test_a_tied_head_stays_tied_and_is_not_longer(tiny_model: LlamaForCausalLM) -> None:

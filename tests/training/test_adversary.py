@@ -11,11 +11,18 @@ from typing import Any
 
 import pytest
 import torch
-from peft import PeftModel, PromptEncoderConfig, get_peft_model
+from peft import LoraConfig, PeftModel, PromptEncoderConfig, get_peft_model
 from safetensors.torch import load_file
-from transformers import AutoModelForCausalLM, LlamaForCausalLM, TrainerCallback
+from transformers import (
+    AutoModelForCausalLM,
+    GPT2Config,
+    GPT2LMHeadModel,
+    LlamaForCausalLM,
+    PreTrainedTokenizerFast,
+    TrainerCallback,
+)
 
-from isodistill import DistillTrainer
+from isodistill import DistillConfig, DistillTrainer
 from isodistill.data.rows import Row
 from isodistill.errors import UserError
 from isodistill.training.rising_loss import RisingLoss
@@ -204,6 +211,28 @@ def test_a_student_trained_in_full_is_saved_in_full(prada: Callable[..., Distill
     trainer.model.eval()
     with torch.no_grad(), trainer.model.disable_adapter():
         torch.testing.assert_close(loaded(ids).logits, trainer.model(input_ids=ids).logits, rtol=1e-4, atol=1e-5)
+
+
+def test_a_student_whose_embedding_has_another_name_is_saved_in_full(
+    tokenizer: PreTrainedTokenizerFast, rows: list[Row], tmp_path: Path
+) -> None:
+    config = GPT2Config(vocab_size=len(tokenizer), n_positions=256, n_embd=32, n_layer=2, n_head=4)
+    term = {"name": "prada", "n_virt": N, "width": 8, "adapt": "full"}
+    args = DistillConfig(
+        output_dir=str(tmp_path / "run"), method="prada", term=term, max_steps=1, sets_per_batch=2, bf16=False,
+        use_cpu=True, disable_tqdm=True,
+    )  # fmt: skip
+    lora = LoraConfig(r=4, target_modules=["c_attn"], fan_in_fan_out=True, task_type="CAUSAL_LM")
+    trainer = DistillTrainer(
+        GPT2LMHeadModel(config), args=args, train_dataset=rows, processing_class=tokenizer, peft_config=lora,
+        target_dataset=target_rows(),
+    )  # fmt: skip
+    trainer.train()
+    trainer.save_model(str(tmp_path / "student"))
+    saved = load_file(tmp_path / "student" / "model" / "model.safetensors")
+    assert set(saved) == {n for n, _ in GPT2LMHeadModel(config).named_parameters()}
+    trained = trainer.model.get_base_model().get_input_embeddings().plain.weight.detach()
+    torch.testing.assert_close(saved["transformer.wte.weight"], trained, rtol=0, atol=0)
 
 
 def test_metrics_and_domains(prada: Callable[..., DistillTrainer], tmp_path: Path) -> None:

@@ -56,10 +56,21 @@ class PromptEncoder(nn.Module):
             return cast(Tensor, self.mlp_head(self.embedding.weight))
 
 
+class _SavedPrompt(nn.Module):
+    """P as it was saved."""
+
+    def __init__(self, P: Tensor) -> None:
+        super().__init__()
+        self.register_buffer("P", P)
+
+    def forward(self) -> Tensor:
+        return cast(Tensor, self.P)
+
+
 class PromptedEmbedding(nn.Module):
     """The embedding of a model and, from id n_vocab on, the virtual tokens."""
 
-    def __init__(self, embedding: nn.Embedding, encoder: PromptEncoder) -> None:
+    def __init__(self, embedding: nn.Embedding, encoder: PromptEncoder | _SavedPrompt) -> None:
         super().__init__()
         self.plain, self.encoder = embedding, encoder
 
@@ -130,8 +141,11 @@ def with_prompt(model: PreTrainedModel, folder: Path) -> list[int]:
     embedding = cast(nn.Embedding, model.get_input_embeddings())
     if P.shape[1] != embedding.embedding_dim:
         raise UserError(f"The prompt in {folder} is {P.shape[1]} wide and the model {embedding.embedding_dim}.")
+    ids = virtual_ids(model, len(P))
+    if type(embedding) is not nn.Embedding:  # such as Gemma's, which scales what it looks up, and P is not to be scaled
+        model.set_input_embeddings(PromptedEmbedding(embedding, _SavedPrompt(P.to(embedding.weight.device))))
+        return ids
     longer = nn.Embedding(embedding.num_embeddings + len(P), embedding.embedding_dim, device="meta")
     longer.weight = nn.Parameter(torch.cat([embedding.weight.detach(), P.to(embedding.weight)]), requires_grad=False)
-    ids = virtual_ids(model, len(P))
     model.set_input_embeddings(longer)
     return ids

@@ -120,9 +120,10 @@ class Adversary(StepTerm):
         longest = max(len(ids) for ids in [*(row.input_ids for row in encoded), *self._asked])
         context = getattr(self.model.get_base_model().config, "max_position_embeddings", longest + n)
         if longest + n > context:
+            shorter = f"Set train.max_length to {context - n}, or" if n < context // 2 else "Set"
             raise UserError(
                 f"The longest row has {longest} tokens and the prompt {n} virtual ones: together more than the "
-                f"{context} that the student reads. Set train.max_length to {context - n}, or term.n_virt lower."
+                f"{context} that the student reads. {shorter} term.n_virt lower."
             )
         return [
             replace(row, input_ids=self._virtual + row.input_ids, labels=[IGNORE_INDEX] * n + row.labels)
@@ -255,10 +256,11 @@ class Adversary(StepTerm):
         if self.encoder is not None:
             save_prompt(folder / PROMPT, self.encoder, causal)
         if self.term.adapt == "full":
+            prompted = next(n for n, m in causal.named_modules() if m is causal.get_input_embeddings())
             plain = {
-                n.replace(".base_layer", "").replace("embed_tokens.plain", "embed_tokens"): p
+                n.replace(".base_layer", "").replace(f"{prompted}.plain.", f"{prompted}."): p
                 for n, p in causal.state_dict().items()
-                if "lora_" not in n and ".encoder." not in n
+                if "lora_" not in n and not n.startswith(f"{prompted}.encoder.")
             }
             causal.save_pretrained(folder / WEIGHTS, state_dict=plain)
         if self.active and self.term.learner is not None:
