@@ -167,6 +167,35 @@ def test_a_grown_network_is_saved_and_loaded(tmp_path: Path) -> None:
         GrowingMLP.load(tmp_path / "cut.safetensors")
 
 
+def test_a_stream_stopped_inside_a_task_goes_on_bit_for_bit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = learner(SplitRule(mode="quantile", quantile=0.3), tasks=4)
+    options = whole.options
+    stopped = AngularDEN([6, 8, 7], options, seed=0)
+    for t in range(2):
+        stopped.learn(*task(t), n_classes=3)
+        stopped.save(tmp_path / "stream")
+
+    def stop(*args: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(AngularDEN, "_split", stop)
+    with pytest.raises(KeyboardInterrupt):
+        stopped.learn(*task(2), n_classes=3)
+    monkeypatch.undo()
+    again = AngularDEN.load(tmp_path / "stream", options)
+    assert len(again.growth) == 2
+    for t in (2, 3):
+        again.learn(*task(t), n_classes=3)
+    assert again.growth == whole.growth
+    x = task(9)[0]
+    assert all(torch.equal(again.model(x, t), whole.model(x, t)) for t in range(4))
+    with pytest.raises(UserError, match=r"learned with lr 0\.01, not 0\.1"):
+        AngularDEN.load(tmp_path / "stream", dataclasses.replace(options, lr=0.1))
+    (tmp_path / "stream" / "stream.safetensors").unlink()
+    with pytest.raises(UserError, match="holds no stream of tasks"):
+        AngularDEN.load(tmp_path / "stream", options)
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

@@ -18,17 +18,25 @@ new and restored rows begin with zero moments.
 from __future__ import annotations
 
 import copy
+import json
+import shutil
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
 
 import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 from torch import Tensor
 from torch.nn import functional as F
 
 from isodistill.continual.decide import SplitRule
 from isodistill.continual.mlp import GrowingMLP
+from isodistill.errors import UserError
 
 __all__ = ["AngularDEN", "DenOptions"]
+
+_NETWORK, _STREAM = "network.safetensors", "stream.safetensors"
 
 
 @dataclass(frozen=True)
@@ -131,6 +139,43 @@ class AngularDEN:
             duplicated, restored = self._split(x, y, task, old, selected)
         counts = {"selected": sum(int(s.sum()) for s in selected), "expanded": expanded, "duplicated": duplicated}
         self.growth.append(counts | {"restored": restored, "parameters": model.n_parameters})
+
+    def save(self, folder: Path) -> None:
+        """Network, growth, options and generator, so that ``load`` goes on with the next task; all of it or nothing."""
+        part = folder.with_name(f"{folder.name}.part")
+        shutil.rmtree(part, ignore_errors=True)
+        part.mkdir(parents=True)
+        self.model.save(part / _NETWORK)
+        told = {"growth": self.growth, "options": asdict(self.options)}
+        save_file({"generator": self.generator.get_state()}, part / _STREAM, metadata={"stream": json.dumps(told)})
+        shutil.rmtree(folder, ignore_errors=True)
+        part.replace(folder)
+
+    @classmethod
+    def load(cls, folder: Path, options: DenOptions) -> AngularDEN:
+        """What ``save`` wrote: the tasks that it holds are learned, and the next one is learned as if nothing had been.
+
+        Raises:
+            UserError: a file is missing or damaged, or the stream was learned with other options.
+        """
+        model = GrowingMLP.load(folder / _NETWORK)
+        try:
+            with safe_open(folder / _STREAM, framework="pt") as file:
+                told = json.loads((file.metadata() or {})["stream"])
+                state = file.get_tensor("generator")
+        except (OSError, SafetensorError, KeyError, ValueError) as error:
+            raise UserError(f"{folder} holds no stream of tasks: {error}. Give a folder that save wrote.") from error
+        given = json.loads(json.dumps(asdict(options)))
+        if other := [name for name in given if given[name] != told["options"].get(name)]:
+            name = other[0]
+            raise UserError(
+                f"The stream in {folder} was learned with {name} {told['options'].get(name)}, not {given[name]}. Go on "
+                "with its options, or learn the tasks anew."
+            )
+        den = cls(model.sizes, options, seed=0)
+        den.model, den.growth = model, told["growth"]
+        den.generator.set_state(state)
+        return den
 
     @torch.no_grad()
     def accuracy(self, x: Tensor, y: Tensor, task: int) -> float:
