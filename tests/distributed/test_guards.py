@@ -23,6 +23,7 @@ pytestmark = [pytest.mark.distributed, pytest.mark.xdist_group("ranks")]
         {"name": "ewc", "lam": 10.0},
         {"name": "lwf"},
         {"name": "replay", "share": 0.5},
+        {"name": "o_lora"},
     ],
     ids=lambda guard: guard["name"],
 )

@@ -17,6 +17,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from isodistill import DistillConfig, DistillTrainer
 from isodistill.data.load import load_rows
+from isodistill.models.load import add_lora
 
 
 def main(jobs: Path, owner: int) -> None:
@@ -71,10 +72,11 @@ def train(settings: Path) -> None:
     model: Any = LlamaForCausalLM(config)
     lora = LoraConfig(r=4, lora_alpha=8, target_modules="all-linear", task_type="CAUSAL_LM")
     if earlier is not None:
-        model, given["guard_state"] = (
-            PeftModel.from_pretrained(model, f"{earlier}/student", is_trainable=True),
-            f"{earlier}/guard",
-        )
+        given["guard_state"] = f"{earlier}/guard"
+        fresh = given["guard"]["name"] == "o_lora"
+        model = PeftModel.from_pretrained(model, f"{earlier}/student", is_trainable=not fresh)
+        if fresh:
+            model = add_lora(model.merge_and_unload(), lora, seed=5)
     trainer = DistillTrainer(
         model,
         args=DistillConfig(use_cpu=True, bf16=False, disable_tqdm=True, logging_steps=1, **given),

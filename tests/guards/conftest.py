@@ -14,6 +14,7 @@ from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 from isodistill import DistillConfig, DistillTrainer
 from isodistill.data.rows import Row
 from isodistill.models.load import add_lora
+from isodistill.training.slots import fill_guard
 
 MakeStage = Callable[..., DistillTrainer]
 DOMAINS = ("law", "medicine")
@@ -62,6 +63,9 @@ def make_stage(tmp_path: Path, tiny_model: LlamaForCausalLM, tokenizer: PreTrain
             for key, p in model.named_parameters():
                 if "lora_B" in key:
                     p.data = 0.05 * torch.randn(p.shape, generator=generator)
+        elif guard is not None and fill_guard(guard)[0].fresh_adapter:
+            merged = PeftModel.from_pretrained(model, earlier / "student").merge_and_unload()
+            model = add_lora(merged, LoraConfig(r=3, target_modules="all-linear", task_type="CAUSAL_LM"), seed=4)
         else:
             model = PeftModel.from_pretrained(model, earlier / "student", is_trainable=True)
         settings: dict[str, Any] = {
