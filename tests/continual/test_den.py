@@ -167,6 +167,31 @@ def test_a_grown_network_is_saved_and_loaded(tmp_path: Path) -> None:
         GrowingMLP.load(tmp_path / "cut.safetensors")
 
 
+@pytest.mark.parametrize("at", [1, 2])
+def test_a_save_that_is_cut_short_leaves_the_one_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at: int
+) -> None:
+    den, folder, moves = learner(tasks=1), tmp_path / "stream", []
+    den.save(folder)
+    den.learn(*task(1), n_classes=3)
+    replace = Path.replace
+
+    def dying(path: Path, target: Path) -> Path:
+        moves.append(path)
+        if len(moves) == at:
+            raise KeyboardInterrupt
+        return replace(path, target)
+
+    monkeypatch.setattr(Path, "replace", dying)
+    with pytest.raises(KeyboardInterrupt):
+        den.save(folder)
+    monkeypatch.undo()
+    assert len(AngularDEN.load(folder, den.options).growth) == 1
+    den.save(folder)
+    assert len(AngularDEN.load(folder, den.options).growth) == 2
+    assert [path.name for path in tmp_path.iterdir()] == ["stream"]
+
+
 def test_a_stream_stopped_inside_a_task_goes_on_bit_for_bit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = learner(SplitRule(mode="quantile", quantile=0.3), tasks=4)
     options = whole.options

@@ -148,8 +148,13 @@ class AngularDEN:
         self.model.save(part / _NETWORK)
         told = {"growth": self.growth, "options": asdict(self.options)}
         save_file({"generator": self.generator.get_state()}, part / _STREAM, metadata={"stream": json.dumps(told)})
-        shutil.rmtree(folder, ignore_errors=True)
+        # A folder cannot be replaced at once: what was there keeps another name, which load knows, until it is.
+        before = folder.with_name(f"{folder.name}.before")
+        if folder.exists():
+            shutil.rmtree(before, ignore_errors=True)
+            folder.replace(before)
         part.replace(folder)
+        shutil.rmtree(before, ignore_errors=True)
 
     @classmethod
     def load(cls, folder: Path, options: DenOptions) -> AngularDEN:
@@ -158,6 +163,9 @@ class AngularDEN:
         Raises:
             UserError: a file is missing or damaged, or the stream was learned with other options.
         """
+        before = folder.with_name(f"{folder.name}.before")
+        if not folder.exists() and before.exists():  # killed inside save
+            folder = before
         model = GrowingMLP.load(folder / _NETWORK)
         try:
             with safe_open(folder / _STREAM, framework="pt") as file:
