@@ -61,5 +61,5 @@ def takes_segments(
             "gathered in buffers of the whole adapter; start plain processes, each with the whole (frozen) model"
         )
     if missing:
-        raise UserError("This training cannot start. " + " Also: ".join(missing) + ".")
+        raise UserError("This training cannot start. " + " Also: ".join(f"{one.rstrip('.')}." for one in missing))
     return needs_segments or (args.gradients == "auto" and not obstacles)
