@@ -161,7 +161,7 @@ class FeatureTrainer(Trainer):
         if model.training and not torch.isfinite(total):
             raise UserError(
                 f"The loss is not finite in step {self.state.global_step + 1}, so the student would be lost. Look at "
-                "the features of teacher and student on these rows; compute in fp32 (bf16=False), or lower learning_rate."
+                "the features of teacher and student on these rows; compute in fp32 (bf16=False), or lower the rate."
             )
         loss = total / (num_items_in_batch if num_items_in_batch is not None else max(n, 1))
         return (loss, {"logits": own.logits}) if return_outputs else loss
