@@ -235,6 +235,22 @@ def test_a_student_whose_embedding_has_another_name_is_saved_in_full(
     torch.testing.assert_close(saved["transformer.wte.weight"], trained, rtol=0, atol=0)
 
 
+def test_features_of_the_target_that_are_not_finite_skip_the_step(
+    prada: Callable[..., DistillTrainer], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Neither the student nor the classifier moves, and it is told."""
+    trainer = prada({"schedule": "constant"}, start_away_from_zero=False)
+    seen = {token for row in trainer.train_dataset for token in row.input_ids}
+    alone = {token for asked in trainer.term._asked for token in asked} - seen
+    with torch.no_grad():
+        trainer.model.get_base_model().get_input_embeddings().plain.weight[list(alone)] = torch.nan
+    start = trained(trainer)
+    trainer.train()
+    assert "step 1 skipped: the gradient of" in capsys.readouterr().out
+    assert all(torch.equal(trained(trainer)[n], value) for n, value in start.items())
+    assert all(bool(torch.isfinite(p).all()) for p in trainer.term.term.learner.module.parameters())
+
+
 def test_metrics_and_domains(prada: Callable[..., DistillTrainer], tmp_path: Path) -> None:
     trainer = prada(target=[*target_rows(3, "cooking"), *target_rows(3, "sports")])
     trainer.train()

@@ -232,10 +232,28 @@ def test_what_cannot_be_distilled_is_refused_at_once(made: Callable[..., Feature
         made(bert(), built("bert", True, 16), FlexKD(), rows(True, 1))
     with pytest.raises(UserError, match="have no labels"):
         made(bert(), built("bert", True, 16), FlexKD(), [{"input_ids": [1, 2]}] * 3)
+    with pytest.raises(UserError, match="no whole numbers"):
+        made(bert(num_labels=1), built("bert", True, 16, num_labels=1), None, [{"input_ids": [1], "labels": 0.5}] * 3)
     with pytest.raises(UserError, match="without a length"):
         made(bert(), built("bert", True, 16), FlexKD(), iter(rows(True)))
     with pytest.raises(UserError, match="temperature 0"):
         made(bert(), built("bert", True, 16), None, rows(True), temperature=0.0)
+
+
+@pytest.mark.parametrize("term", [FlexKD(examples=2), Projector(), CKA(), None], ids=lambda term: type(term).__name__)
+def test_features_that_are_not_finite_stop_before_the_student_is_lost(
+    made: Callable[..., FeatureTrainer], term: FeatureTerm | None
+) -> None:
+    """One token of the teacher is broken, in a row that neither the first look nor the scores may have seen."""
+    data, teacher = rows(False), built("llama", False, 8)  # as wide as the student: no scores are made
+    data[-1] = {"input_ids": [V - 1, 5, 6, 2], "labels": [-100, 5, 6, 2]}
+    data = [row for row in data[:-1] if V - 1 not in row["input_ids"]] + data[-1:]
+    with torch.no_grad():
+        teacher.get_input_embeddings().weight[V - 1] = torch.nan
+    student = built("llama", False, 8)
+    with pytest.raises(UserError, match="loss is not finite in step"):
+        made(student, teacher, term, data, kd=0.5 if term is None else 0.0, max_steps=6).train()
+    assert all(bool(torch.isfinite(p).all()) for p in student.parameters())
 
 
 def test_heads_that_are_not_known_and_losses_that_are_not_finite_are_named(

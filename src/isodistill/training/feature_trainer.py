@@ -158,6 +158,11 @@ class FeatureTrainer(Trainer):
             if self.kd:
                 p, q = (F.log_softmax(seen.logits.float() / self.temperature, 1) for seen in (theirs, own))
                 total = total + self.kd * self.temperature**2 * divergence("fkl", p, q).sum()
+        if model.training and not torch.isfinite(total):
+            raise UserError(
+                f"The loss is not finite in step {self.state.global_step + 1}, so the student would be lost. Look at "
+                "the features of teacher and student on these rows; compute in fp32 (bf16=False), or lower the rate."
+            )
         loss = total / (num_items_in_batch if num_items_in_batch is not None else max(n, 1))
         return (loss, {"logits": own.logits}) if return_outputs else loss
 
@@ -230,6 +235,8 @@ def _require_rows(rows: Any) -> None:
         raise UserError(f"There are {len(rows)} training rows; features correlate over two or more.")
     if "labels" not in rows[0]:
         raise UserError(f"The training rows have no labels, only {', '.join(rows[0])}. Give each a class or tokens.")
+    if torch.as_tensor(rows[0]["labels"]).is_floating_point():
+        raise UserError("The labels of the training rows are no whole numbers; classes and tokens alone are distilled.")
 
 
 def _obstacles(
