@@ -3,7 +3,7 @@ from __future__ import annotations
 
 import pytest
 
-from isodistill.evaluation.languages import LANGUAGES, language_of, speaks
+from isodistill.evaluation.languages import LANGUAGES, other_language, speaks
 
 # The first article of the Universal Declaration of Human Rights, or a part of it.
 ARTICLE = {
@@ -47,10 +47,33 @@ def test_a_text_is_told_from_every_other_language(language: str) -> None:
 
 
 @pytest.mark.parametrize("language", sorted(LANGUAGES))
-def test_a_language_is_named_only_where_it_is_clear(language: str) -> None:
-    assert language_of(ARTICLE[language]) in (language, None)
-    assert language_of(ARTICLE[language] * 3) in (language, None)
-    assert language_of("12 + 3 = 15!") is None
+def test_another_language_is_named_only_where_it_is_clear(language: str) -> None:
+    for prompt, text in ARTICLE.items():
+        expected = (None,) if prompt == language else (None, (language, prompt))
+        assert other_language(ARTICLE[language], text) in expected
+        assert other_language(ARTICLE[language] * 3, text) in expected
+    assert other_language(ARTICLE[language], "12 + 3 = ?") is None
+    assert other_language("12 + 3 = 15!", ARTICLE[language]) is None
+
+
+@pytest.mark.parametrize(
+    ("language", "text"),
+    [
+        ("fr", "Le boulanger remplit 6 plateaux de 4 pains. Puis il en vend 5 dans la boutique, et il en reste 19."),
+        (
+            "de",
+            "Die Bäckerei füllt 6 Bleche mit 4 Broten, das sind 24. Sie verkauft 5 von den 24, und es ist 19 der Rest.",
+        ),
+        ("es", "El panadero llena 6 bandejas con 4 panes, que son 24. Se venden 5 de los 24 y quedan 19 en la tienda."),
+    ],
+)
+def test_a_short_trace_is_enough_though_it_ends_as_asked(language: str, text: str) -> None:
+    prompt = "A baker fills 6 trays with 4 rolls each. Then 5 rolls are sold. How many rolls are left?"
+    assert other_language(f"{text} The answer is 19.", prompt) == (language, "en")
+    assert (
+        other_language("The 6 trays of 4 are 24 rolls in all. That is 19 with 5 sold. The answer is 19.", prompt)
+        is None
+    )
 
 
 def test_what_says_nothing_against_a_language_passes() -> None:

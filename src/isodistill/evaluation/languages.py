@@ -9,7 +9,7 @@ from __future__ import annotations
 import unicodedata
 from collections import Counter
 
-__all__ = ["LANGUAGES", "language_of", "speaks"]
+__all__ = ["LANGUAGES", "other_language", "speaks"]
 
 _COMMON: dict[str, dict[str, str]] = {
     "LATIN": {
@@ -70,19 +70,20 @@ def speaks(text: str, language: str) -> bool:
     return found[language] == max(found.values())
 
 
-def language_of(text: str) -> str | None:
-    """The language of a text; None unless it is clear: five common words, and twice as many as of any other language.
+def other_language(text: str, prompt: str) -> tuple[str, str] | None:
+    """The languages of text and prompt where these are two of one script; None unless it is clear.
 
-    In a script that only one of ``LANGUAGES`` is written in it always is.
+    The prompt's is the one of which it has the most common words, two at least. The text's must have five common words
+    in it, and twice as many as the prompt's: answers may end in "The answer is" whatever they are told in.
     """
-    script = _script_of(text)
-    if script not in _COMMON:
+    script = _script_of(prompt)
+    if script not in _COMMON or _script_of(text) != script or len(_COMMON[script]) == 1:
         return None
-    found = _common_words(text, script)
-    if len(found) == 1:
-        return next(iter(found))
-    (best, most), (_, second) = Counter(found).most_common(2)
-    return best if most >= _CLEAR and most >= 2 * second else None
+    found, asked = _common_words(text, script), Counter(_common_words(prompt, script)).most_common(2)
+    told = max(found, key=found.__getitem__)
+    (own, most), (_, second) = asked
+    clear = most > max(1, second) and found[told] >= _CLEAR and found[told] >= 2 * found[own]
+    return (told, own) if clear and told != own else None
 
 
 def _script_of(text: str) -> str | None:

@@ -10,7 +10,7 @@ from typing import Literal, TypeAlias
 
 from isodistill.data.rows import Row
 from isodistill.evaluation.arithmetic import wrong_steps
-from isodistill.evaluation.languages import language_of
+from isodistill.evaluation.languages import other_language
 from isodistill.evaluation.parse import canon, parse_answer
 from isodistill.evaluation.verify import with_reason
 
@@ -76,8 +76,8 @@ def judge(row: Row, text: str, finish_reason: str, *, check_steps: bool) -> Judg
         return Judged("unparsed", why, answer)
     if _foreign(text, str(row.prompt)) > _MOST_FOREIGN:
         return Judged("other_language", "is written in letters that the problem does not use", answer)
-    told, asked = language_of(text), language_of(str(row.prompt))
-    if told and asked and told != asked:
+    if languages := other_language(text, str(row.prompt)):
+        told, asked = languages
         return Judged("other_language", f"is told in {told}, and the problem in {asked}", answer)
     if check_steps and (wrong := wrong_steps(text)):
         return Judged("bad_step", f"the step {wrong[0]} does not hold", answer)
