@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from transformers import PreTrainedTokenizerFast
 
 from isodistill.data.load import write_rows
@@ -98,6 +99,10 @@ def test_two_ranks_equal_one(tmp_path: Path, tokenizer: PreTrainedTokenizerFast,
     for name, value in alone.items():
         assert torch.equal(first[name], second[name]), f"ranks disagree on {name}"
         torch.testing.assert_close(first[name], value, rtol=1e-3, atol=2e-5)
+    one_score, two_scores = (list((tmp_path / name).glob("flexkd/*.safetensors")) for name in ("alone", "both"))
+    assert len(one_score) == len(two_scores) == (method["method"] == "flexkd")
+    for a, b in zip(one_score, two_scores, strict=True):  # sums over both ranks, in fp64
+        torch.testing.assert_close(load_file(b), load_file(a), rtol=1e-5, atol=1e-8)
     assert sorted(p.name for p in (tmp_path / "both" / "checkpoints").iterdir()) == ["checkpoint-2", "checkpoint-4"]
     assert [step for step, _ in losses(tmp_path, "both")] == [1, 2, 3, 4]
     for both, one in zip(logged(tmp_path, "both"), logged(tmp_path, "alone"), strict=True):

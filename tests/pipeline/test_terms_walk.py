@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import torch
 import yaml
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from isodistill.data.encode import encode_prompt
 from isodistill.data.load import write_rows
 from isodistill.errors import UserError
 from isodistill.isomers import generate_sets
@@ -66,6 +68,34 @@ def test_the_prompt_is_part_of_the_student_that_answers(tmp_path: Path) -> None:
     )  # fmt: skip
     with pytest.raises(UserError, match="soft prompt, which no server"):
         run_recipe(server, folder, COMMAND)
+
+
+@pytest.mark.parametrize(("adapt", "rate"), [("prompt+lora", 0.003), ("full", 0.05)])  # at which answers differ
+def test_the_code_on_the_card_answers_as_the_evaluation_did(
+    student_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, adapt: str, rate: float
+) -> None:
+    """Transformers' own generate behind the saved prompt, against the fast generator behind virtual ids."""
+    folder = tmp_path / "run"
+    recipe = recipe_of([f"train.learning_rate={rate}"], student=str(student_folder), method="prada", baseline=None,
+                       term={"name": "prada", "lam": 0.0, "n_virt": 3, "adapt": adapt, "prompt_learning_rate": 0.5},
+                       evaluate={"max_new_tokens": 6, "max_sets": 4, "before": False})  # fmt: skip
+    run_recipe(recipe, folder, COMMAND)
+    (code,) = re.findall(r"```python\n(.*?)```", (folder / "student" / "README.md").read_text(), flags=re.DOTALL)
+    monkeypatch.chdir(folder / "student")
+    names: dict[str, Any] = {}
+    exec(code, names)
+    asked = {row.id: row for row in load_all(folder / "problems" / "ood.jsonl")}
+    found, bare, expected = [], [], []
+    for line in map(json.loads, (folder / "predictions.jsonl").read_text().splitlines()):
+        if line["split"] == "ood":
+            ids = encode_prompt(asked[line["item_id"]], names["tokenizer"], 512)
+            settings = {"max_new_tokens": 6, "do_sample": False}
+            alone = names["model"].generate(torch.tensor([ids]), **settings)[0, len(ids) :].tolist()
+            for answers, tokens in ((found, names["answer"](ids, **settings)), (bare, alone)):
+                answers.append(names["tokenizer"].decode(tokens, skip_special_tokens=True))
+            expected.append(line["output"])
+    assert len(expected) >= 2
+    assert found == expected != bare
 
 
 def test_full_training_is_what_answers(target: Path, tmp_path: Path) -> None:

@@ -83,6 +83,15 @@ def test_fewer_than_two_tokens_give_zero_with_a_graph(n: int) -> None:
         assert not some.grad.any()
 
 
+def test_batches_of_few_rows_are_told_once(capsys: pytest.CaptureFixture[str]) -> None:
+    term, enough = chosen(4, 6), chosen(4, 6)
+    for _ in range(2):
+        term.loss(0, *features(1, 4, 6), 0)
+        enough.loss(0, *features(64, 4, 6), 0)
+    out = capsys.readouterr().out
+    assert out.count("correlates over 1 rows (fewer than 2 add nothing)") == out.count("correlates") == 1
+
+
 def test_the_mask_of_columns_is_drawn_anew_each_step_and_alike_in_a_step() -> None:
     term = chosen(8, 16, p_mask=0.5)
     F_S, F_T = features(20, 8, 16)

@@ -64,6 +64,8 @@ def write_model_card(
         front_matter=yaml.safe_dump(_front_matter(base, licence, results), sort_keys=False),
         base=base,
         label=label,
+        prompted=(student / "prompt").exists(),
+        whole=(student / "model").exists(),
         results=results,
         recipe=yaml.safe_dump(dict(recipe), sort_keys=False),
         problems=recipe.get("problems"),

@@ -20,6 +20,7 @@ from dataclasses import dataclass, field
 from typing import ClassVar
 
 import torch
+import torch.distributed as dist
 from torch import Tensor
 
 from isodistill.numerics.correlation import PairMoments, correlation_loss, off_diagonal, pearson, standardise
@@ -35,6 +36,7 @@ _CHOICES = {
     "order": ("ascending", "score"),
     "stats": ("micro", "step"),
 }
+_ROWS = 64  # fewer make a noisy correlation
 
 
 @dataclass
@@ -92,6 +94,7 @@ class FlexKD(FeatureTerm):
             raise ValueError("stats step is exact for the diagonal correlation alone: no offdiag, p_mask, other loss")
         self.idx: list[Tensor] = []
         self._chosen: dict[str, float] = {}
+        self._told = False
 
     def setup(self, widths: list[tuple[int, int]], seed: int) -> None:
         """Widths, and the seed of what is drawn."""
@@ -128,6 +131,7 @@ class FlexKD(FeatureTerm):
     def loss(self, pair: int, F_S: Tensor, F_T: Tensor, step: int) -> Tensor:
         """L over the rows of one micro-batch; 0, with its graph, for fewer than two."""
         F_S, F_T = self.paired(pair, F_S, F_T)
+        self._tell_of_few(len(F_S))
         if len(F_S) < 2:
             return (0.0 * F_S).sum()
         kept = self._kept(F_S.shape[1], step).to(F_S.device)
@@ -146,6 +150,16 @@ class FlexKD(FeatureTerm):
             L = L + self.offdiag * off_diagonal(F_S, F_T)
         self.measure("loss", L)
         return L
+
+    def _tell_of_few(self, n: int) -> None:
+        """Once, by one process."""
+        if n < _ROWS and not self._told:
+            self._told = True
+            if not dist.is_initialized() or dist.get_rank() == 0:
+                nothing = " (fewer than 2 add nothing)" if n < 2 else ""
+                print(
+                    f"flexkd correlates over {n} rows{nothing}; {_ROWS} or more are advised: larger batches", flush=True
+                )
 
     def step_loss(self, pair: int, F_S: Tensor, F_T: Tensor, moments: PairMoments) -> Tensor:
         """A sum over rows whose gradient, over all micro-batches, is that of L of the whole step."""

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
 from transformers import TrainingArguments
 
@@ -24,6 +23,7 @@ from isodistill.terms.scoring import (
     load_scores,
     save_scores,
 )
+from isodistill.training.agreement import over_processes
 from isodistill.training.forward import trained_tokens
 
 __all__ = ["score_rows", "scored"]
@@ -67,10 +67,8 @@ def scored(
         shard = mine[args.process_index :: args.world_size]
         for start in range(0, len(shard), _ROWS):
             add(shard[start : start + _ROWS], scores, half)
-    if args.world_size > 1:
-        for one in scores:
-            for sums in (one.halves, one.moments):
-                dist.all_reduce(sums)
+    for one in scores:
+        one.halves, one.moments = (over_processes(sums, args).cpu() for sums in (one.halves, one.moments))
     if args.process_index == 0:
         save_scores(path, key, scores)
         print(
@@ -105,7 +103,4 @@ def _next(rows: Sequence[Any], term: FlexKD, seed: int) -> list[Any]:
 
 def _everywhere(found: bool, args: TrainingArguments) -> bool:
     """Whether all processes have it: one that scores alone would wait for the others for ever."""
-    agreed = torch.tensor(int(found))
-    if args.world_size > 1:
-        dist.all_reduce(agreed, op=dist.ReduceOp.MIN)
-    return bool(agreed)
+    return bool(over_processes(torch.tensor(int(found)), args) == args.world_size)
