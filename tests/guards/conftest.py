@@ -68,6 +68,7 @@ def make_stage(tmp_path: Path, tiny_model: LlamaForCausalLM, tokenizer: PreTrain
             model = add_lora(merged, LoraConfig(r=3, target_modules="all-linear", task_type="CAUSAL_LM"), seed=4)
         else:
             model = PeftModel.from_pretrained(model, earlier / "student", is_trainable=True)
+        beside = {name: overrides.pop(name) for name in ("teacher_model", "target_dataset") if name in overrides}
         settings: dict[str, Any] = {
             "output_dir": str(tmp_path / name), "max_steps": 3, "sets_per_batch": 2, "learning_rate": 1e-2,
             "bf16": False, "use_cpu": True, "logging_steps": 1, "save_steps": 100, "disable_tqdm": True, "seed": 3,
@@ -78,6 +79,7 @@ def make_stage(tmp_path: Path, tiny_model: LlamaForCausalLM, tokenizer: PreTrain
             args=DistillConfig(**settings | overrides),
             train_dataset=make_rows(task),
             processing_class=tokenizer,
+            **beside,
         )
 
     return make

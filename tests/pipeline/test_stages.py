@@ -214,6 +214,25 @@ def test_a_stage_without_rows_is_named_before_any_training(tmp_path: Path) -> No
     assert not list((tmp_path / "run").glob("stages/*/student"))
 
 
+@pytest.mark.parametrize(
+    ("guard", "own", "message"),
+    [
+        ({"name": "l2"}, {"method": "fish"}, "Stage 2-inclusion cannot be trained: l2 adds to the direction"),
+        (
+            {"name": "angular", "mode": "freeze"},
+            {"method": "iga", "alignment": {"name": "iga", "space": "tangent"}},
+            "Stage 2-inclusion cannot be trained: angular freeze holds one factor",
+        ),
+    ],
+)
+def test_a_guard_that_a_later_stage_cannot_have_is_refused_before_any_training(
+    tmp_path: Path, guard: dict[str, Any], own: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(UserError, match=message):
+        run_recipe(staged([STAGES[0], STAGES[1] | own], guard=guard), tmp_path / "run", COMMAND)
+    assert not (tmp_path / "run" / "stages").exists()
+
+
 def test_a_stage_that_names_a_method_takes_its_slots(tmp_path: Path) -> None:
     given = staged(alignment={"name": "erm"})
     methods = {name: (r.method, r.alignment) for name, r in stage_recipes(given).items()}

@@ -89,20 +89,22 @@ class Angular(Guard):
         if self.mode == "bands" and not (self.freeze_shared and self.damp == 0):
             raise ValueError("mode bands gives old weights back bit for bit, so it needs freeze_shared and damp 0")
 
-    def obstacles(self, model: nn.Module, alignment: Alignment) -> list[str]:
-        """Nodes of the kind must exist, and the alignment must not make its step from both factors together."""
-        found = []
-        if not node_groups(model, self.nodes):
-            found.append(
-                f"angular found no {self.nodes}: adapt the linear layers (of units gate, up and down) with LoRA"
-            )
-        together = isinstance(alignment, InvariantGradientAlignment) and alignment.space != "factor"
-        if self.mode != "monitor" and together:
-            found.append(
-                f"angular {self.mode} holds one factor of a layer and lets the other go, but IGA in space "
-                f"{alignment.space} shares its step out between both; use space factor, or another guard"  # type: ignore[attr-defined]
-            )
-        return found
+    def clashes(self, alignment: Alignment) -> list[str]:
+        """The alignment must not make its step from both factors together."""
+        if self.mode == "monitor" or not isinstance(alignment, InvariantGradientAlignment):
+            return []
+        if alignment.space == "factor":
+            return []
+        return [
+            f"angular {self.mode} holds one factor of a layer and lets the other go, but IGA in space "
+            f"{alignment.space} shares its step out between both; use space factor, or another guard"
+        ]
+
+    def obstacles(self, model: nn.Module) -> list[str]:
+        """Nodes of the kind must exist."""
+        if node_groups(model, self.nodes):
+            return []
+        return [f"angular found no {self.nodes}: adapt the linear layers (of units gate, up and down) with LoRA"]
 
     def begin(self, model: nn.Module, past: Mapping[str, Tensor] | None, seed: int) -> None:
         """Nothing is frozen yet."""

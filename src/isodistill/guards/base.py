@@ -57,8 +57,12 @@ class Guard:
     fresh_adapter: ClassVar[bool] = False
     """Each stage trains a new adapter; the earlier ones are frozen in the weights below it."""
 
-    def obstacles(self, model: nn.Module, alignment: Alignment) -> list[str]:
-        """Why this guard cannot protect this student under this alignment; empty where it can."""
+    def clashes(self, alignment: Alignment) -> list[str]:
+        """Why this guard cannot protect any student under this alignment; empty where it can."""
+        return []
+
+    def obstacles(self, model: nn.Module) -> list[str]:
+        """Why this guard cannot protect this student; empty where it can."""
         return []
 
     def begin(self, model: nn.Module, past: Mapping[str, Tensor] | None, seed: int) -> None:
@@ -134,7 +138,7 @@ class QuadraticGuard(Guard):
 
     adds_direction: ClassVar[bool] = True
 
-    def obstacles(self, model: nn.Module, alignment: Alignment) -> list[str]:
+    def clashes(self, alignment: Alignment) -> list[str]:
         """theta* must be in the basis of theta."""
         if getattr(alignment, "project_back", None) == "retract":
             return [

@@ -9,7 +9,6 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from isodistill.alignment import Alignment
 from isodistill.guards.base import Guard
 from isodistill.models.lora import lora_layers, segment_obstacles
 
@@ -43,7 +42,7 @@ class OLoRA(Guard):
         if self.l1 < 0 or self.l2 < 0:
             raise ValueError(f"l1 is {self.l1} and l2 {self.l2}; neither may be negative")
 
-    def obstacles(self, model: nn.Module, alignment: Alignment) -> list[str]:
+    def obstacles(self, model: nn.Module) -> list[str]:
         """Only plain LoRA factors can be stacked."""
         found = segment_obstacles(model)
         return ["o_lora stacks plain LoRA adapters: " + "; ".join(found[:5])] if found else []

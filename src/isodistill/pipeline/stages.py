@@ -24,6 +24,8 @@ from isodistill.pipeline.steps import evaluate_student, resolved, train_student,
 from isodistill.pipeline.teach import teach_rows
 from isodistill.recipe import Recipe, parse_recipe
 from isodistill.report import write_stage_report
+from isodistill.training.guarding import guard_clashes
+from isodistill.training.slots import fill_guard, fill_slots
 
 __all__ = ["STAGES", "run_stages", "stage_recipes", "train_stages"]
 
@@ -132,8 +134,9 @@ def _prepare(recipe: Recipe, folder: Path) -> None:
     for left in folder.glob("**/.*.tmp"):  # by a killed run
         left.unlink()
     stages = stage_recipes(recipe)
-    for stage in stages.values():
+    for name, stage in stages.items():
         resolved(stage)  # refuses unknown keys before they are written down
+        _require_fit(name, stage)
     write_recipe(recipe, folder)
     for name, stage in stages.items():
         path = folder / "stages" / name
@@ -149,6 +152,13 @@ def _prepare(recipe: Recipe, folder: Path) -> None:
         _save_tiny(recipe, stages, folder)
     for name, stage in stage_recipes(_with_base(recipe, folder)).items():
         write_recipe(stage, folder / "stages" / name)
+
+
+def _require_fit(name: str, stage: Recipe) -> None:
+    """Refuse a guard that cannot work under the alignment of a stage, before the stages ahead of it are trained."""
+    alignment = fill_slots(stage.method, stage.objective, stage.alignment, stage.term)[1]
+    if found := guard_clashes(*fill_guard(stage.guard), alignment):
+        raise UserError(f"Stage {name} cannot be trained: {'; '.join(found)}.")
 
 
 def _save_tiny(recipe: Recipe, stages: Mapping[str, Recipe], folder: Path) -> None:

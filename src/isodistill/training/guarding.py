@@ -25,17 +25,23 @@ from isodistill.teachers.logits import LogitCache
 from isodistill.training.forward import open_student, trained_tokens
 from isodistill.training.guard_state import fingerprint, read_guard_state, write_guard_state
 
-__all__ = ["Guarding"]
+__all__ = ["Guarding", "guard_clashes", "guard_obstacles"]
 
 
-def guard_obstacles(guard: Guard, name: str, model: nn.Module, alignment: Alignment, teacher: Any) -> list[str]:
-    """Why the guard cannot protect this student in this training; empty where it can."""
-    found = guard.obstacles(model, alignment)
+def guard_clashes(guard: Guard, name: str, alignment: Alignment) -> list[str]:
+    """Why the guard cannot work under the alignment, whatever the student; empty where it can."""
+    found = guard.clashes(alignment)
     if guard.adds_direction and not alignment.steps_on_direction:
         found.append(
             f"{name} adds to the direction of the step, and {type(alignment).__name__} takes steps of its own, which "
             "do not see it; choose another alignment, or the guard angular or lwf"
         )
+    return found
+
+
+def guard_obstacles(guard: Guard, name: str, model: nn.Module, alignment: Alignment, teacher: Any) -> list[str]:
+    """Why the guard cannot protect this student in this training; empty where it can."""
+    found = guard.obstacles(model) + guard_clashes(guard, name, alignment)
     if guard.learns_again and isinstance(teacher, LogitCache):
         found.append(
             f"{name} learns old rows again, of which the cache of teacher_top_k knows nothing; set teacher_top_k to 0, "
