@@ -335,11 +335,27 @@ def test_steps_are_masked_in_the_space_of_w(space: str, adam: bool) -> None:
     bench, plain = (Bench(gradients(), A, B, adam=adam, space=space, apply_to="update", tau=t) for t in (3.0, 0.0))
     metrics = bench.step()
     plain.step()
-    U = plain.step_of_w()
-    masked = dense_mask(in_space(gradients(), A, B, space), space) * U
-    torch.testing.assert_close(bench.step_of_w(), projected(masked, A, B), rtol=1e-4, atol=1e-5)
-    kept = projected(masked, A, B).norm() ** 2 / masked.norm() ** 2
-    assert metrics["tangent_kept"] == pytest.approx(float(kept), rel=1e-3)
+    mask, (dA, dB) = dense_mask(in_space(gradients(), A, B, space), space), plain.deltas()
+    of_A, of_B = mask * (SCALE * B @ dA), mask * (SCALE * dB @ A)
+    step = B @ torch.linalg.pinv(B) @ of_A + of_B @ torch.linalg.pinv(A) @ A
+    torch.testing.assert_close(bench.step_of_w(), step, rtol=1e-4, atol=1e-5)
+    kept = step.norm() ** 2 / (of_A + of_B).norm() ** 2
+    assert metrics["tangent_kept"] == pytest.approx(min(1.0, float(kept)), rel=1e-3)
+    assert metrics["step_ratio"] == pytest.approx(float((of_A + of_B).norm() / plain.step_of_w().norm()), rel=1e-4)
+
+
+@pytest.mark.parametrize("space", LAYER_SPACES)
+def test_a_small_b_does_not_throw_a_away(space: str) -> None:
+    """As LoRA begins: the masked step of A is about as long as Adam's own, however small B is."""
+    A, B = factors()
+    for size in (1.0, 1e-3, 1e-6):
+        bench, plain = (
+            Bench(gradients(), A, size * B, adam=True, space=space, apply_to="update", tau=t) for t in (3.0, 0.0)
+        )
+        bench.step()
+        plain.step()
+        for mine, theirs in zip(bench.deltas(), plain.deltas(), strict=True):
+            assert mine.norm() < 3 * theirs.norm()
 
 
 @pytest.mark.parametrize("space", LAYER_SPACES)

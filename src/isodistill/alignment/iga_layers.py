@@ -4,9 +4,13 @@
     apply_to gradient, pullback   A.grad -= s B'D;  B.grad -= s D A'          (the chain rule)
     apply_to gradient, lora_pro   (A.grad, B.grad) = closest factor directions to P_T(x - D)
     apply_to gradient, retract    pullback, then (A, B) = factors of SVD_r(s B A + P_T(step of W))
-    apply_to update               dA -= cA;  dB -= cB,  s (B cA + cB A) = P_T(D)
+    apply_to update               cA = (1/s) (B'B)^-1 B'D_A;  cB = (1/s) D_B A' (AA')^-1;  dA -= cA;  dB -= cB
+                                  D_A = (1 - M) * s B dA;  D_B = (1 - M) * s dB A
 
-Removing D instead of setting M * x leaves ERM bit for bit where M = 1.
+Removing D instead of setting M * x leaves ERM bit for bit where M = 1. A step of W is masked by halves (ours): each
+factor answers for what it did itself, so norm(cA) is at most the condition number of B times norm(dA). P_T(D) of the
+whole would be nearer in W, but brings part of what leaves dB A back through (B'B)^-1, which throws A away while B is
+small, as it is when LoRA begins.
 """
 
 from __future__ import annotations
@@ -25,6 +29,7 @@ from isodistill.alignment.masking import DomainStep, MaskOptions, RememberedStep
 from isodistill.models.lora import LoraLayer
 from isodistill.numerics import (
     DenseMask,
+    Halves,
     MaskStats,
     Removal,
     SeparableMask,
@@ -83,9 +88,10 @@ class LayerSpace(Space):
         """By the chain rule, or LoRA-Pro's closed form."""
         stats, kept, removed = MaskStats(), _Energy(), []
         masked = [layer for layer in self.layers if layer.name in self.masks and layer.B.grad is not None]
-        jobs = [self._job(layer, self.gradient(layer, step), layer.A.float(), layer.B.float()) for layer in masked]
-        for job, removal in zip(jobs, _removals(jobs), strict=True):
-            layer, mask, x, A, B = job.layer, job.mask, job.x, job.A, job.B
+        means = [self.gradient(layer, step) for layer in masked]
+        jobs = [self._job(layer, x, layer.A.float(), layer.B.float()) for layer, x in zip(masked, means, strict=True)]
+        for job, x, removal in zip(jobs, means, _removals(jobs), strict=True):
+            layer, mask, A, B = job.layer, job.mask, job.A, job.B
             assert layer.A.grad is not None
             assert layer.B.grad is not None
             s = layer.scale
@@ -107,7 +113,7 @@ class LayerSpace(Space):
         return removed, named(stats) | kept.named()
 
     def removed_step(self, remembered: RememberedStep) -> tuple[Removed, dict[str, float]]:
-        """The tangent part of what is masked of the optimizer's step; with ``retract``, the way to the new factors."""
+        """What is masked of each factor's half of the step; with ``retract``, the way to the new factors."""
         if self.options.project_back == "retract":
             return self._retracted(remembered), {}
         stats, kept, deltas, removed, jobs = MaskStats(), _Energy(), remembered.deltas(), [], []
@@ -117,16 +123,16 @@ class LayerSpace(Space):
             basis = self.bases[layer.name]
             A, B = basis.A.float(), basis.B.float()
             dA, dB = deltas[layer.A].float(), deltas[layer.B].float()
-            x = Thin(torch.cat([B, dB], 1)[None], layer.scale * torch.cat([dA, A])[None])
+            x = Halves(Thin(B[None], layer.scale * dA[None]), Thin(dB[None], layer.scale * A[None]))
             jobs.append(self._job(layer, x, A, B))
         for job, removal in zip(jobs, _removals(jobs), strict=True):
             layer = job.layer
             basis, s = self.bases[layer.name], layer.scale
             stats.add(removal.sums, removal.count)
-            # x lies in the tangent space, so norm(P_T(M x))^2 = 2 <M x, x> - norm(x)^2 + norm(P_T(D))^2.
-            energy = 2 * removal.sums[2] - removal.sums[4] + basis.energy(removal.L, removal.R)
-            kept.add(energy, removal.sums[3])
-            cA, cB = basis.coordinates(removal.L / s, removal.R / s)
+            cA, cB = (basis.inverse_B @ removal.L.double()) / s, (removal.R.double() @ basis.inverse_A) / s
+            dA, dB = deltas[layer.A].double() - cA, deltas[layer.B].double() - cB
+            step = Halves(Thin(job.B.double()[None], s * dA[None]), Thin(dB[None], s * job.A.double()[None]))
+            kept.add(step.whole.energy()[0], removal.sums[3])
             removed += [(layer.A, cA), (layer.B, cB)]
         removed += remove_by_entry(self.by_entry, deltas, self.options, self.generator, stats)
         return removed, named(stats) | kept.named()
@@ -144,11 +150,11 @@ class LayerSpace(Space):
             removed += [(layer.A, layer.A.detach() - A), (layer.B, layer.B.detach() - B)]
         return removed
 
-    def _job(self, layer: LoraLayer, x: Thin | Tensor, A: Tensor, B: Tensor) -> _Job:
+    def _job(self, layer: LoraLayer, x: Thin | Halves | Tensor, A: Tensor, B: Tensor) -> _Job:
         A, B = A.detach(), B.detach()
         return _Job(layer, self._controlled(self.masks[layer.name], x, A, B), x, A, B)
 
-    def _controlled(self, mask: LayerMask, x: Thin | Tensor, A: Tensor, B: Tensor) -> LayerMask:
+    def _controlled(self, mask: LayerMask, x: Thin | Halves | Tensor, A: Tensor, B: Tensor) -> LayerMask:
         """The mask, or the control that shares its density and step ratio on ``x``."""
         if self.options.control == "none":
             return mask
@@ -162,7 +168,7 @@ class LayerSpace(Space):
         return permuted.scaled(torch.where(moved > 0, after / moved, 1.0))
 
     @staticmethod
-    def _norms(mask: LayerMask, x: Thin | Tensor, A: Tensor, B: Tensor) -> tuple[Tensor, Tensor]:
+    def _norms(mask: LayerMask, x: Thin | Halves | Tensor, A: Tensor, B: Tensor) -> tuple[Tensor, Tensor]:
         sums = mask.remove(x, A, B).sums
         return sums[3].sqrt(), sums[4].sqrt()
 
@@ -194,7 +200,7 @@ class _Job:
 
     layer: LoraLayer
     mask: LayerMask
-    x: Thin | Tensor
+    x: Thin | Halves | Tensor
     A: Tensor
     B: Tensor
 

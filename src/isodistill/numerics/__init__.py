@@ -28,6 +28,7 @@ from isodistill.numerics.masks import (
 from isodistill.numerics.moments import DomainMoments, Ema, domain_contrasts, domain_statistics, lerp_and_statistics
 from isodistill.numerics.tangent import (
     DenseMask,
+    Halves,
     Removal,
     SeparableMask,
     Thin,
@@ -42,6 +43,7 @@ __all__ = [
     "DomainMoments",
     "Ema",
     "Form",
+    "Halves",
     "MaskRule",
     "MaskStats",
     "Norm",

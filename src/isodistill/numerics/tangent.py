@@ -19,6 +19,7 @@ from isodistill.numerics.moments import chunk_slices
 
 __all__ = [
     "DenseMask",
+    "Halves",
     "Removal",
     "SeparableMask",
     "Thin",
@@ -59,8 +60,23 @@ class Thin:
 
 
 @dataclass(frozen=True)
+class Halves:
+    """A step of W by the factor that takes it: x = of_A + of_B with of_A = s B dA and of_B = s dB A."""
+
+    of_A: Thin
+    of_B: Thin
+
+    @property
+    def whole(self) -> Thin:
+        """x as one product."""
+        return Thin(torch.cat([self.of_A.X, self.of_B.X], 2), torch.cat([self.of_A.Y, self.of_B.Y], 1))
+
+
+@dataclass(frozen=True)
 class Removal:
     """What a mask takes out of x, D = (1 - M) * x, seen through the factors, and what the mask was like.
+
+    Of ``Halves`` L is of what leaves ``of_A`` and R of what leaves ``of_B``: each factor answers for its own half.
 
     Attributes:
         L: (r, n), B'D.
@@ -104,25 +120,25 @@ class TiledMask(ABC):
         """M of some rows, fp32, a new tensor."""
 
     @torch.no_grad()
-    def remove(self, x: Thin | Tensor, A: Tensor, B: Tensor) -> Removal:
+    def remove(self, x: Thin | Halves | Tensor, A: Tensor, B: Tensor) -> Removal:
         """One pass over the tiles.
 
         Args:
-            x: the matrix that is masked: one thin product, or dense (m, n).
+            x: the matrix that is masked: one thin product, two halves, or dense (m, n).
             A: (r, n).
             B: (m, r).
         """
         m, n = self.shape
         L, R, sums = torch.zeros_like(A), torch.zeros_like(B), A.new_zeros(5)
         for rows in row_tiles(m, n, A.device):
-            M, part = self.rows(rows), x.X[0, rows] @ x.Y[0] if isinstance(x, Thin) else x[rows].clone()
+            M, parts = self.rows(rows), _parts(x, rows)
             total, kept = M.sum(), (M >= 0.5).sum()
-            masked = M.mul_(part)
-            flat, before = masked.view(-1), part.view(-1)
+            masked = [M * part for part in parts]
+            flat, before = sum(masked).view(-1), sum(parts).view(-1)  # type: ignore[union-attr]
             sums += torch.stack([total, kept.to(total), flat @ before, flat @ flat, before @ before])
-            removed = part.sub_(masked)
-            L.addmm_(B[rows].T, removed)
-            torch.mm(removed, A.T, out=R[rows])
+            removed = [part.sub_(kept_part) for part, kept_part in zip(parts, masked, strict=True)]
+            L.addmm_(B[rows].T, removed[0])
+            torch.mm(removed[-1], A.T, out=R[rows])
         return Removal(L, R, sums, m * n)
 
     @torch.no_grad()
@@ -134,6 +150,13 @@ class TiledMask(ABC):
     def dense(self) -> Tensor:
         """M itself, (m, n)."""
         return self.rows(slice(0, self.shape[0]))
+
+
+def _parts(x: Thin | Halves | Tensor, rows: slice) -> list[Tensor]:
+    """Some rows of x, new tensors: one for A and B together, or one for each."""
+    if isinstance(x, Tensor):
+        return [x[rows].clone()]
+    return [thin.X[0, rows] @ thin.Y[0] for thin in ([x.of_A, x.of_B] if isinstance(x, Halves) else [x])]
 
 
 @dataclass(frozen=True)
@@ -239,14 +262,19 @@ class SeparableMask:
     v: Tensor
 
     @torch.no_grad()
-    def remove(self, x: Thin | Tensor, A: Tensor, B: Tensor) -> Removal:
+    def remove(self, x: Thin | Halves | Tensor, A: Tensor, B: Tensor) -> Removal:
         """As ``TiledMask.remove``; a dense ``x`` is masked densely."""
         if isinstance(x, Tensor):
             return DenseMask(self.dense()).remove(x, A, B)
-        u, v, X, Y = self.u, self.v, x.X[0], x.Y[0]
+        u, v = self.u, self.v
+        of_A, of_B = (x.of_A, x.of_B) if isinstance(x, Halves) else (x, x)
+        X, Y = of_A.X[0], of_A.Y[0]
+        L = (B.T @ X) @ Y - (B.T @ (u[:, None] * X)) @ Y * v
+        X, Y = of_B.X[0], of_B.Y[0]
+        R = X @ (Y @ A.T) - (u[:, None] * X) @ ((Y * v) @ A.T)
+        x = x.whole if isinstance(x, Halves) else x
+        X, Y = x.X[0], x.Y[0]
         uX, Yv = u[:, None] * X, Y * v
-        L = (B.T @ X) @ Y - (B.T @ uX) @ Y * v
-        R = X @ (Y @ A.T) - uX @ (Yv @ A.T)
         ascending = v.sort().values
         # u v >= 1/2, counted row by row; a quotient may round where the product would not, by one entry of many.
         kept = len(v) * len(u) - torch.searchsorted(ascending, 0.5 / u).sum()
