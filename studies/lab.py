@@ -45,6 +45,7 @@ METHODS: dict[str, tuple[str, str, list[str]]] = {
     "iga_t": ("IGA, tier T", "iga", ["alignment.space=tangent"]),
     "random_mask_t": ("random mask in tier T", "iga", ["alignment.space=tangent", "alignment.control=random"]),
     "iga_ts": ("IGA, tier TS", "iga", ["alignment.space=tangent_separable"]),
+    "iga_w": ("IGA, tier W", "iga", ["alignment.space=weight"]),
 }
 """Method -> label, preset, options."""
 
@@ -80,8 +81,7 @@ SETTINGS: dict[str, tuple[str, list[str]]] = {
 CORE = ("erm", "iga", "random_mask")
 FORMS = ("and_mask", "erm_lr_1e-3", "iga_exp_tensor_mean", "iga_exp_relative", "uniform_mask")
 ABLATIONS = ("iga_no_ema", "iga_gradient")
-TIERS = ("iga_t", "random_mask_t", "iga_ts", "and_mask")
-"""Tier W is not among them: its student is not finite after some 500 steps; see the page."""
+TIERS = ("iga_t", "random_mask_t", "iga_ts", "iga_w", "and_mask")
 GRID: list[tuple[str, tuple[str, ...], range]] = [
     ("k8", CORE, range(5)),
     ("k8", FORMS, range(3)),
