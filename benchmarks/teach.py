@@ -1,7 +1,8 @@
 """What the client of a teacher costs beside the server's own time, and how busy it keeps the server.
 
 ``python -m benchmarks.teach [--requests 2000] [--workers 16] [--delay 0.05]``: a server on the loopback, in a process
-of its own, answers after a fixed delay; the client is ``ask_all`` with ``ServerTeacher`` and the store on disk.
+of its own, answers after a fixed delay and adds up how long it held each request, for a timer of 50 ms rings late; the
+client is ``ask_all`` with ``ServerTeacher`` and the store on disk.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from urllib.request import urlopen
 
 from isodistill.teachers.asking import Limits, ask_all
 from isodistill.teachers.base import Sampling
@@ -22,22 +24,30 @@ from isodistill.teachers.store import AnswerStore, Request
 _NAME = "server:stub"
 _TEXT = "Some reasoning, one sentence after the other, as long as a short trace is. " * 8 + "The answer is 5."
 _SERVER = f"""
-import asyncio, json, sys
+import asyncio, json, sys, time
+held = 0.0
 body = json.dumps({{
     "choices": [{{"index": 0, "finish_reason": "stop", "message": {{"role": "assistant", "content": {_TEXT!r}}}}}],
     "usage": {{"prompt_tokens": 50, "completion_tokens": 120}},
 }}).encode()
-reply = b"HTTP/1.1 200 OK\\r\\nContent-Type: application/json\\r\\nContent-Length: %d\\r\\n\\r\\n" % len(body) + body
+
+def reply(body):
+    return b"HTTP/1.1 200 OK\\r\\nContent-Type: application/json\\r\\nContent-Length: %d\\r\\n\\r\\n" % len(body) + body
 
 async def serve(reader, writer):
+    global held
     try:
         while True:
             head = await reader.readuntil(b"\\r\\n\\r\\n")
+            if head.startswith(b"GET"):
+                writer.write(reply(json.dumps(held).encode()))
+                continue
+            begin = time.perf_counter()
             length = next(l for l in head.lower().split(b"\\r\\n") if l.startswith(b"content-length:"))
             await reader.readexactly(int(length.split(b":")[1]))
             await asyncio.sleep(float(sys.argv[1]))
-            writer.write(reply)
-            await writer.drain()
+            writer.write(reply(body))
+            held += time.perf_counter() - begin
     except asyncio.IncompleteReadError:
         writer.close()
 
@@ -51,7 +61,7 @@ asyncio.run(main())
 
 
 def run(n: int, workers: int, delay: float) -> dict[str, float]:
-    """Seconds, client CPU and what is beside the server's delay, per request; print them."""
+    """Seconds, client CPU and what is beside the server's time, per request; print them."""
     server = subprocess.Popen([sys.executable, "-c", _SERVER, str(delay)], stdout=subprocess.PIPE, text=True)
     try:
         assert server.stdout is not None
@@ -63,22 +73,29 @@ def run(n: int, workers: int, delay: float) -> dict[str, float]:
         ]
         with tempfile.TemporaryDirectory() as folder, AnswerStore(Path(folder) / "traces.jsonl", {}) as store:
             ask_all({_NAME: teacher}, requests[:workers], store, {_NAME: Limits(workers=workers)})  # connections
-            begin, cpu = time.perf_counter(), time.process_time()
+            begin, cpu, before = time.perf_counter(), time.process_time(), _held(url)
             ask_all({_NAME: teacher}, requests, store, {_NAME: Limits(workers=workers)})
             seconds, cpu = time.perf_counter() - begin, time.process_time() - cpu
+            held = _held(url) - before
             assert len(store) == n
     finally:
         server.kill()
         server.wait()
     n -= workers
     numbers = {
-        "teach_overhead_ms": 1e3 * (seconds / n - delay / workers),
+        "teach_overhead_ms": 1e3 * (seconds - held / workers) / n,
         "teach_cpu_ms": 1e3 * cpu / n,
-        "teach_in_flight_share": n * delay / seconds / workers,
+        "teach_in_flight_share": held / seconds / workers,
         "requests_per_second": n / seconds,
     }
     print(f"{n} requests, {workers} at once, {delay * 1e3:g} ms each: {json.dumps(numbers)}")
     return numbers
+
+
+def _held(url: str) -> float:
+    """Seconds that the server has held requests so far, added up."""
+    with urlopen(url) as reply:
+        return float(reply.read())
 
 
 if __name__ == "__main__":

@@ -66,7 +66,7 @@ def in_small(command: str) -> str:
     command = command.replace("studies/prada.py", "studies/prada.py --runs 0")
     command = command.replace("flexkd_classifier.py", "flexkd_classifier.py --steps 2")
     command = command.replace("studies/ecif.py", "studies/ecif.py --runs 0")
-    command = re.sub(r"studies/vcrd(_planted)?\.py", r"\g<0> --runs 0", command)
+    command = re.sub(r"studies/vcrd(_planted|_code)?\.py", r"\g<0> --runs 0", command)
     command = command.replace("studies/four_benchmarks.py", "studies/four_benchmarks.py --runs 0")
     command = command.replace("studies/traces.py", "studies/traces.py --seeds 0")
     if command.startswith("make "):

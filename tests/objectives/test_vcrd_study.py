@@ -58,3 +58,16 @@ def test_auroc_is_the_chance_that_a_planted_step_is_ranked_below(vcrd: ModuleTyp
         file.write_text(json.dumps({"row": "a", "drawn": [0, 1, 2, 3], "deltas": deltas}) + "\n")
         assert vcrd.auroc_of(file, rows) == expected
     assert vcrd.auroc_of(tmp_path / "none.jsonl", rows) is None
+
+
+def test_one_token_of_a_program_is_planted_and_none_of_its_strings(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(STUDIES))
+    code = importlib.import_module("vcrd_code")
+    text = "```python\ndef f(x):\n    if x < 10 and True:\n        return 'a < b + 1'\n    return -x\n```"
+    found = list(code.changes(text))
+    assert [(old, new) for _, old, new in found] == [
+        ("<", "<="), ("10", "11"), ("and", "or"), ("True", "False"), ("-", "+"),
+    ]  # fmt: skip
+    assert all(text[at:].startswith(old) for at, old, _ in found)
+    run = {"planted": [["r", "p"]] * 4, "proposed": ["r", "p", "", "s"], "validities": {"n": [[1, 0, 0.5, 0.25]] * 4}}
+    assert code.deltas(run, "n") == ([0, 0.5, 0, 0.5], [-0.25, 0, 0, -0.25])

@@ -151,7 +151,9 @@ class ServerTeacher:
     async def _read(self, body: dict[str, Any], content: bytearray) -> None:
         """Send a request and read the body of its answer into ``content``."""
         create = self._client.chat.completions.with_streaming_response.create
-        async with asyncio.timeout(self._timeout), create(**body) as response:
+        # As extra_body, because the client looks at every field of a message that it is given as a message.
+        asked = create(model=body["model"], messages=(), extra_body=body)
+        async with asyncio.timeout(self._timeout), asked as response:
             async for part in response.iter_bytes():
                 content += part
                 if len(content) > _MOST_BYTES:
