@@ -86,7 +86,8 @@ class EWC(QuadraticGuard):
             n += 1
             for name, g in gradient.items():
                 fresh[name].addcmul_(g, g)
-        n = int(summed(torch.tensor(n, dtype=torch.float64)))
+        device = next(iter(self.parameters.values())).device  # NCCL sums nothing that lies elsewhere
+        n = int(summed(torch.tensor(n, device=device)))
         fresh = {name: summed(F) for name, F in fresh.items()}
         for name, p in self.parameters.items():
             F, F_k = self.F[name], fresh[name] / max(n, 1)

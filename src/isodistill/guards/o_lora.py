@@ -56,16 +56,16 @@ class OLoRA(Guard):
     @torch.no_grad()
     def after_backward(self) -> dict[str, float]:
         """Add d/dA = l1 sign(A A_old') A_old + l2 A / |A|, and for B the second part alone."""
-        overlap = torch.zeros((), dtype=torch.float64)
+        overlaps = []
         for name, A_old in self.A_old.items():
             A, B = self.layers[name].A, self.layers[name].B
             S = A @ A_old.T  # (r, r_old)
-            overlap += S.abs().sum().double().cpu()
+            overlaps.append(S.abs().sum())
             for p, pull in ((A, self.l1 * S.sign() @ A_old), (B, torch.zeros_like(B))):
                 norm = torch.linalg.vector_norm(p)
                 if p.grad is not None:
                     p.grad.add_(pull + self.l2 * p / norm.clamp(min=torch.finfo(p.dtype).tiny))
-        return {"guard/overlap": float(overlap)} if self.A_old else {}
+        return {"guard/overlap": float(torch.stack(overlaps).double().sum())} if overlaps else {}
 
     def carried(self) -> dict[str, Tensor]:
         """All A so far, the newest last."""
