@@ -10,7 +10,6 @@ from isodistill.numerics.lowrank import (
     retract,
     sylvester_gauge,
     tangent_gradient,
-    tangent_step,
     truncated_svd,
 )
 from isodistill.numerics.masks import (
@@ -71,7 +70,6 @@ __all__ = [
     "separable_mask",
     "sylvester_gauge",
     "tangent_gradient",
-    "tangent_step",
     "truncated_svd",
     "uniform_mask",
 ]

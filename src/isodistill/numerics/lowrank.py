@@ -26,7 +26,6 @@ __all__ = [
     "retract",
     "sylvester_gauge",
     "tangent_gradient",
-    "tangent_step",
     "truncated_svd",
 ]
 
@@ -186,16 +185,6 @@ def sylvester_gauge(L: Tensor, A: Tensor, B: Tensor, scale: float) -> Tensor:
     solved = torch.where(sums > 0, (P.T @ right_side @ Q) / sums, 0.0)
     X: Tensor = P @ solved @ Q.T
     return X.to(L.dtype)
-
-
-@torch.no_grad()
-def tangent_step(D: Tensor, A: Tensor, B: Tensor, scale: float) -> tuple[Tensor, Tensor]:
-    """Factor steps (cA, cB) with s (B cA + cB A) = P_T(D), for a dense step D (m, n) in W: ``lora_pro`` with X = 0.
-
-    Masking an optimizer's step U in W by M: subtract (cA, cB) of D = (1 - M) * U from the factor steps (ours). D = 0
-    gives zeros, exactly.
-    """
-    return lora_pro(B.T @ D, D @ A.T, A, B, scale)
 
 
 @torch.no_grad()
