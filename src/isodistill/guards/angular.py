@@ -71,12 +71,14 @@ class Angular(Guard):
             if getattr(self, name) not in allowed:
                 raise ValueError(f"{name} is {getattr(self, name)!r}; choose one of {', '.join(allowed)}")
         most = {"angular": math.pi, "cosine": 2.0, "l2": math.inf}[self.metric]
-        if not 0 <= self.threshold <= most:
-            raise ValueError(f"threshold is {self.threshold}; drifts of metric {self.metric} lie in 0 to {most:g}")
+        if not 0 <= self.threshold <= most or math.isinf(self.threshold):
+            raise ValueError(
+                f"threshold is {self.threshold}; drifts of metric {self.metric} lie in 0 to {most:g}, finite"
+            )
         if self.mode == "bands" and not 0 <= self.lower <= self.threshold:
             raise ValueError(f"lower is {self.lower}; it must lie between 0 and threshold ({self.threshold})")
-        if self.norm_guard is not None and self.norm_guard <= 0:
-            raise ValueError(f"norm_guard is {self.norm_guard}; it must be above 0, or null for none")
+        if self.norm_guard is not None and not 0 < self.norm_guard < math.inf:
+            raise ValueError(f"norm_guard is {self.norm_guard}; it must be above 0 and finite, or null for none")
         if not 0 <= self.damp <= 1:
             raise ValueError(f"damp is {self.damp}; it is a share, 0 to 1")
         if self.every < 1:

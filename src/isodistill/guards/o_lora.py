@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
@@ -29,7 +30,7 @@ class OLoRA(Guard):
         l2: on the 2-norms of the new factors; default 0.
 
     Raises:
-        ValueError: an option is negative.
+        ValueError: an option is negative or not finite.
     """
 
     fresh_adapter: ClassVar[bool] = True
@@ -39,8 +40,8 @@ class OLoRA(Guard):
     l2: float = 0.0
 
     def __post_init__(self) -> None:
-        if self.l1 < 0 or self.l2 < 0:
-            raise ValueError(f"l1 is {self.l1} and l2 {self.l2}; neither may be negative")
+        if not (0 <= self.l1 < math.inf and 0 <= self.l2 < math.inf):
+            raise ValueError(f"l1 is {self.l1} and l2 {self.l2}; both must be 0 or more, and finite")
 
     def obstacles(self, model: nn.Module) -> list[str]:
         """Only plain LoRA factors can be stacked."""
