@@ -1,85 +1,142 @@
-"""What a guard costs per step of a second stage and at the end of a stage, over the same step without one.
+"""What a guard costs per step of a second stage and between two stages, over the same without one.
 
-One process, SmolLM2-135M, the same rows in the same micro-batches (8 isomer rows, about 1,000 tokens); the guards take
-turns, each turn two optimizer steps after one that warms up, and the median over the turns counts. With
-``OMP_NUM_THREADS=1`` the clock is the processor's, so that other programs on the same cores do not count.
-Run ``python -m benchmarks.guards [--quick]``; quick is one turn. Writes ``guard_NAME_vs_none`` and, as steps without a
-guard, ``guard_NAME_end_in_steps`` into ``benchmarks/results.json``.
+One process, SmolLM2-135M, the same rows in the same micro-batches (8 isomer rows, about 1,000 tokens). Each guard's
+training runs in a thread of its own and waits at the end of every step until its turn comes again, so that all are at
+the same step of a round, and a ratio is that of steps which lie within seconds of each other. A turn is ten steps, one
+measurement of the angles among them; its ratio is that of the sums. With ``OMP_NUM_THREADS=1`` the clock is the
+processor's and of the thread alone, so that other programs on the same cores hardly count.
+Run ``python -m benchmarks.guards [--quick]``; quick is one turn of three. Writes ``guard_NAME_vs_none`` and, as steps
+without a guard, ``guard_NAME_between_in_steps`` into ``benchmarks/results.json``.
 """
 
 from __future__ import annotations
 
-import gc
 import json
 import statistics
 import sys
 import tempfile
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import torch
 from peft import LoraConfig, PeftModel
+from transformers import TrainerCallback
 
-from benchmarks.training import LORA, StepTimer, _model, _settings, clock, isomer_rows
+from benchmarks.training import LORA, _model, _settings, isomer_rows
 from isodistill import DistillConfig, DistillTrainer
-from isodistill.models.load import Student, load_student
+from isodistill.models.load import Student, add_lora, load_student
 
 GUARDS: dict[str, dict[str, Any]] = {
     "none": {"name": "none"},
     "angular_monitor": {"name": "angular"},
-    "angular_freeze": {"name": "angular", "mode": "freeze", "threshold": 0.01},
+    # Whatever moves is frozen at the first measurement: no threshold costs more.
+    "angular_freeze": {"name": "angular", "mode": "freeze", "threshold": 0.0},
     "l2": {"name": "l2"},
     "ewc": {"name": "ewc", "n_samples": 16},
     "si": {"name": "si"},
     "lwf": {"name": "lwf"},
+    "o_lora": {"name": "o_lora"},
     "replay": {"name": "replay"},
 }
-"""``o_lora`` is left out: each of its stages has another adapter on other weights."""
-SETS, STEPS = 2, 10  # so many steps hold one measurement of the angles
+SETS, STEPS, REPEATS = 2, 10, 3
+
+
+class Turns(TrainerCallback):
+    """Holds a training at the end of each step until ``go`` is released; ``seconds`` of each step, batch and all."""
+
+    def __init__(self) -> None:
+        self.go, self.over, self.seconds = threading.Semaphore(0), threading.Semaphore(0), list[float]()
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """The first step, with what is made at the begin of a training, is none that counts."""
+        if state.global_step > 1:
+            self.seconds.append(clock() - self._since)
+        self.over.release()
+        self.go.acquire()
+        self._since = clock()
+
+
+def clock() -> float:
+    """Seconds: of this thread on the processor where torch has one thread, else of the wall."""
+    return time.thread_time() if torch.get_num_threads() == 1 else time.perf_counter()
 
 
 def run(quick: bool) -> dict[str, float]:
     """Print the table; return the ratios."""
-    student, ends, folders = load_student("smollm2-135m"), dict[str, float](), dict[str, Path]()
+    student, turns = load_student("smollm2-135m"), 1 if quick else 3
+    ends, begins, trainers = dict[str, float](), dict[str, float](), dict[str, DistillTrainer]()
     for name, guard in GUARDS.items():
-        trainer = _trainer(student, guard, None, steps=1)
-        trainer.train()
-        folders[name], began = Path(tempfile.mkdtemp()), clock()
-        trainer.guarding.end_stage(folders[name] / "guard")
-        ends[name] = clock() - began
-        trainer.save_model(str(folders[name] / "student"))
-        del trainer
-        gc.collect()
-    seconds: dict[str, list[float]] = {name: [] for name in GUARDS}
-    for _ in range(1 if quick else 3):
-        for name, guard in GUARDS.items():
-            timer = StepTimer()
-            trainer = _trainer(student, guard, folders[name], STEPS + 1)
-            trainer.add_callback(timer)
-            trainer.train()
-            seconds[name].append(statistics.fmean(timer.seconds[1:]))  # the mean: not every step measures angles
-            del trainer
-            gc.collect()
-    ratios, step = {}, statistics.median(seconds["none"])
-    print(f"{'guard':18} {'s/step':>8} {'ratio':>7} {'s at the end':>13} {'in steps':>9}")
+        folder = Path(tempfile.mkdtemp())
+        first = _trainer(student, guard, None, 1)
+        first.train()
+        ends[name] = _seconds(lambda first=first, folder=folder: first.guarding.end_stage(folder / "guard"))  # type: ignore[misc]
+        first.save_model(str(folder / "student"))
+
+        def begin(name: str = name, guard: dict[str, Any] = guard, folder: Path = folder) -> None:
+            trainers[name] = _trainer(student, guard, folder, STEPS * turns + 1)
+
+        begins[name] = _seconds(begin)
+    seconds, ratios = _in_turns(trainers), dict[str, float]()
+    plain = [sum(seconds["none"][t * STEPS : (t + 1) * STEPS]) for t in range(turns)]
+    print(f"{'guard':16} {'s/step':>7} {'ratio':>6} {'lowest':>7} {'highest':>8} {'end, s':>7} {'begin, s':>9}")
     for name, taken in seconds.items():
-        ratio = statistics.median(own / plain for own, plain in zip(taken, seconds["none"], strict=True))
-        end = ends[name] - ends["none"]  # what is written, and the drift per layer, are there without a guard too
-        print(f"{name:18} {statistics.median(taken):8.2f} {ratio:7.3f} {end:13.2f} {end / step:9.2f}", flush=True)
+        found = [sum(taken[t * STEPS : (t + 1) * STEPS]) / plain[t] for t in range(turns)]
+        ratio = statistics.median(found)
+        # What is written and the drift of all rows at the end, the model at the begin: there without a guard too.
+        end, start = ends[name] - ends["none"], begins[name] - begins["none"]
+        row = f"{name:16} {statistics.fmean(taken):7.3f} {ratio:6.3f} {min(found):7.3f} {max(found):8.3f}"
+        print(f"{row} {end:7.2f} {start:9.2f}", flush=True)
         if name != "none":
-            ratios |= {f"guard_{name}_vs_none": ratio, f"guard_{name}_end_in_steps": end / step}
+            between = (end + start) / (sum(plain) / turns / STEPS)
+            ratios |= {f"guard_{name}_vs_none": ratio, f"guard_{name}_between_in_steps": between}
     return ratios
 
 
+def _in_turns(trainers: dict[str, DistillTrainer]) -> dict[str, list[float]]:
+    """Seconds of every step but the first of each training, the trainings one step at a time."""
+    turns = {name: Turns() for name in trainers}
+    with ThreadPoolExecutor(len(trainers)) as pool:
+        running = []
+        for name, trainer in trainers.items():
+            trainer.add_callback(turns[name])
+            running.append(pool.submit(trainer.train))
+            running[-1].add_done_callback(lambda _, turn=turns[name]: turn.over.release())  # type: ignore[misc]
+            turns[name].over.acquire()
+        for _ in range(max(trainer.args.max_steps for trainer in trainers.values())):
+            for turn in turns.values():
+                turn.go.release()
+                turn.over.acquire()
+        for one in running:
+            one.result()
+    return {name: turn.seconds for name, turn in turns.items()}
+
+
+def _seconds(do: Callable[[], None]) -> float:
+    """Median over a few repeats."""
+    found = []
+    for _ in range(REPEATS):
+        began = clock()
+        do()
+        found.append(clock() - began)
+    return statistics.median(found)
+
+
 def _trainer(student: Student, guard: dict[str, Any], earlier: Path | None, steps: int) -> DistillTrainer:
-    """A first or second stage."""
+    """A first or second stage, from the student that the pipeline would start it with."""
     state = None if earlier is None else str(earlier / "guard")
     settings = _settings() | {"max_steps": steps, "guard": guard, "guard_state": state}
     config = DistillConfig(method="erm_pooled", sets_per_batch=SETS, **settings)
-    model: Any = _model(student)
-    if earlier is not None:
+    model, lora = _model(student), LoraConfig(**LORA)
+    if earlier is not None and guard["name"] == "o_lora":
+        model = add_lora(PeftModel.from_pretrained(model, earlier / "student").merge_and_unload(), lora, 1)
+    elif earlier is not None:
         model = PeftModel.from_pretrained(model, earlier / "student", is_trainable=True)
-    lora = LoraConfig(**LORA) if earlier is None else None
-    return DistillTrainer(model, config, isomer_rows(8 * SETS), student.tokenizer, peft_config=lora)
+    left = None if isinstance(model, PeftModel) else lora
+    return DistillTrainer(model, config, isomer_rows(8 * SETS), student.tokenizer, peft_config=left)
 
 
 def main() -> None:

@@ -241,6 +241,13 @@ def test_thresholds_out_of_range_are_refused(options: dict[str, Any], message: s
         SplitRule(**options)
 
 
+@pytest.mark.parametrize("options", [{"lr": math.nan}, {"drift": math.inf}, {"steps": -1}, {"batch": 0}])
+def test_settings_out_of_range_are_refused(options: dict[str, Any]) -> None:
+    (name,) = options
+    with pytest.raises(ValueError, match=f"{name} is"):
+        DenOptions(**options)
+
+
 def test_no_rows_and_too_much_growth_are_said() -> None:
     den = learner(ALL, tasks=1, max_units=10, expand=0, select_threshold=-1.0)
     with pytest.raises(ValueError, match=r"hidden layer 0 has 8 units and would get 8 more, above max_units \(10\)"):

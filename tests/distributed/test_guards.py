@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -16,16 +17,22 @@ from .test_two_ranks import make_inputs
 pytestmark = [pytest.mark.distributed, pytest.mark.xdist_group("ranks")]
 
 
+FREEZE = {"name": "angular", "mode": "freeze", "threshold": 0.01, "every": 1}
+
+
 @pytest.mark.parametrize(
     "guard",
     [
-        {"name": "angular", "mode": "freeze", "threshold": 0.01, "every": 1},
+        FREEZE,
+        {"name": "angular", "mode": "bands", "nodes": "units", "lower": 0.005, "threshold": 0.01, "every": 1},
+        {"name": "l2", "lam": 10.0},
         {"name": "ewc", "lam": 10.0},
+        {"name": "si", "c": 100.0},
         {"name": "lwf"},
         {"name": "replay", "share": 0.5},
         {"name": "o_lora"},
     ],
-    ids=lambda guard: guard["name"],
+    ids=lambda guard: "-".join(str(guard[key]) for key in ("name", "mode") if key in guard),
 )
 def test_two_ranks_guard_as_one(tmp_path: Path, tokenizer: PreTrainedTokenizerFast, guard: dict[str, Any]) -> None:
     make_inputs(tmp_path, tokenizer)
@@ -42,3 +49,14 @@ def test_two_ranks_guard_as_one(tmp_path: Path, tokenizer: PreTrainedTokenizerFa
     for name, value in states[0].items():
         scale = float(value.double().abs().max()) or 1.0
         torch.testing.assert_close(states[1][name] / scale, value / scale, rtol=5e-3, atol=1e-4)
+
+
+def test_the_first_process_decides_for_all(tmp_path: Path, tokenizer: PreTrainedTokenizerFast) -> None:
+    make_inputs(tmp_path, tokenizer)
+    common: dict[str, Any] = {"learning_rate": 1e-2, "method": "erm", "guard": FREEZE}
+    launch(tmp_path, "first", 1, sets_per_batch=2, max_steps=2, ends=str(tmp_path / "stage"), **common)
+    second = common | {"sets_per_batch": 1, "max_steps": 3, "earlier": str(tmp_path / "stage")}
+    left, right = launch(tmp_path, "both", 2, astray=1, ends=str(tmp_path / "end"), **second)
+    assert all(torch.equal(left[name], right[name]) for name in left)
+    decided = json.loads((tmp_path / "end" / "guard" / "drift.json").read_text())["decided"]["nodes"]
+    assert any(group["frozen"] > 0 for group in decided.values())

@@ -60,7 +60,7 @@ def train(settings: Path) -> None:
     """Read the settings file that the test wrote, train, save ``weights-NAME-RANK.safetensors`` beside it."""
     given = json.loads(settings.read_text())
     resume, disturbed, width = (given.pop(name, None) for name in ("resume", "disturb_rank", "teacher"))
-    earlier, ends, target = (given.pop(name, None) for name in ("earlier", "ends", "target"))
+    earlier, ends, target, astray = (given.pop(name, None) for name in ("earlier", "ends", "target", "astray"))
     torch.set_num_threads(1)
     tokenizer = PreTrainedTokenizerFast.from_pretrained(settings.parent / "tokenizer")
     torch.manual_seed(0)
@@ -99,6 +99,8 @@ def train(settings: Path) -> None:
             return update(gradients, present)
 
         trainer.alignment.update = disturb
+    if trainer.args.process_index == astray:
+        trainer.guarding.guard.threshold = torch.pi  # alone it would freeze nothing
     trainer.train(resume_from_checkpoint=bool(resume))
     if ends is not None:
         trainer.guarding.end_stage(Path(ends) / "guard")

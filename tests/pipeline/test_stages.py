@@ -176,6 +176,9 @@ def test_the_page_shows_the_matrix_and_the_drift(finished_stages: Path, tmp_path
     expected = [f"{100 * value:.0f}" for row in [told["b"], *told["R"]] for value in row]
     shown = [text for text in re.findall(r">([^<>]+)</text>", heat) if re.fullmatch(r"[0-9]+", text.strip())]
     assert sorted(shown[: len(expected)]) == sorted(expected)
+    diagonal = sum(told["R"][j][j] for j in range(3)) / 3
+    assert f'<b>{100 * diagonal:.1f}</b><br> <span class="muted">Copies' in page
+    assert len(re.findall(r"a copy per task .*? parameters in all", page)) == 1
     assert "http://" not in page.replace("http://www.w3.org", "")
     again = report_runs(finished_stages, None, tmp_path / "again.html", COMMAND)
     assert again.read_bytes() == (finished_stages / "report.html").read_bytes()

@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import copy
 import json
+import math
 import shutil
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
@@ -81,9 +82,13 @@ class DenOptions:
     max_units: int = 4096
 
     def __post_init__(self) -> None:
-        for name in ("steps", "head_steps", "short_steps", "l1", "drift", "group_lasso", "expand", "prune"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"{name} is {getattr(self, name)}; it must be 0 or more")
+        steps, strengths = (
+            ("steps", "head_steps", "short_steps", "expand"),
+            ("lr", "l1", "drift", "group_lasso", "prune"),
+        )
+        for name in (*steps, *strengths, "loss_threshold"):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be 0 or more, and finite")
         if self.batch < 1 or self.max_units < 1:
             raise ValueError(f"batch is {self.batch} and max_units {self.max_units}; both must be at least 1")
 

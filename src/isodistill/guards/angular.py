@@ -71,12 +71,14 @@ class Angular(Guard):
             if getattr(self, name) not in allowed:
                 raise ValueError(f"{name} is {getattr(self, name)!r}; choose one of {', '.join(allowed)}")
         most = {"angular": math.pi, "cosine": 2.0, "l2": math.inf}[self.metric]
-        if not 0 <= self.threshold <= most:
-            raise ValueError(f"threshold is {self.threshold}; drifts of metric {self.metric} lie in 0 to {most:g}")
+        if not 0 <= self.threshold <= most or math.isinf(self.threshold):
+            raise ValueError(
+                f"threshold is {self.threshold}; drifts of metric {self.metric} lie in 0 to {most:g}, finite"
+            )
         if self.mode == "bands" and not 0 <= self.lower <= self.threshold:
             raise ValueError(f"lower is {self.lower}; it must lie between 0 and threshold ({self.threshold})")
-        if self.norm_guard is not None and self.norm_guard <= 0:
-            raise ValueError(f"norm_guard is {self.norm_guard}; it must be above 0, or null for none")
+        if self.norm_guard is not None and not 0 < self.norm_guard < math.inf:
+            raise ValueError(f"norm_guard is {self.norm_guard}; it must be above 0 and finite, or null for none")
         if not 0 <= self.damp <= 1:
             raise ValueError(f"damp is {self.damp}; it is a share, 0 to 1")
         if self.every < 1:
@@ -113,6 +115,7 @@ class Angular(Guard):
         self.active = self.mode != "monitor" and not self.first
         self._then = {id(p): self.reference[name] for name, p in self.parameters.items()}
         self.frozen = {group.name: self._none(group) for group in self.groups}
+        self._halted = set[str]()
         self._before: dict[int, Tensor] = {}
         self._step, self._seen = 0, dict[str, float]()
 
@@ -120,7 +123,12 @@ class Angular(Guard):
         return torch.zeros(group.n_nodes, dtype=torch.bool, device=group.pieces[0].own.device)
 
     def _holds_shared(self, group: NodeGroup) -> bool:
-        return self.freeze_shared and (self.mode == "bands" or bool(self.frozen[group.name].any()))
+        return self.freeze_shared and (self.mode == "bands" or group.name in self._halted)
+
+    def _note_halted(self) -> None:
+        """The groups with a frozen node, asked for once per measurement: a GPU is waited for at every question."""
+        some = torch.stack([self.frozen[group.name].any() for group in self.groups]).tolist()
+        self._halted = {group.name for group, any_frozen in zip(self.groups, some, strict=True) if any_frozen}
 
     @torch.no_grad()
     def after_backward(self) -> dict[str, float]:
@@ -129,7 +137,7 @@ class Angular(Guard):
             self._before = {}
             for group in self.groups:
                 held = [piece.shared for piece in group.pieces] if self._holds_shared(group) else []
-                if bool(self.frozen[group.name].any()):
+                if group.name in self._halted:
                     held += [piece.own for piece in group.pieces]
                 self._before |= {id(p): p.detach().clone() for p in held}
         return {}
@@ -158,7 +166,7 @@ class Angular(Guard):
             now.copy_(torch.where(frozen, kept, now))
 
     def _measure(self) -> None:
-        largest, n_frozen, n = 0.0, 0, 0
+        largest, n_frozen, n = [], [], 0
         for group in self.groups:
             drift = group.drift(self._then)
             if self.active:
@@ -166,9 +174,12 @@ class Angular(Guard):
                 if self.norm_guard is not None:
                     too_far |= drift.log_ratio.abs() > self.norm_guard
                 self.frozen[group.name] |= from_first(too_far)
-            largest = max(largest, float(drift.theta.max()))
-            n_frozen, n = n_frozen + int(self.frozen[group.name].sum()), n + len(drift.theta)
-        self._seen = {"guard/theta_max": largest / math.pi, "guard/frozen": n_frozen / n}
+            largest.append(drift.theta.max())
+            n_frozen.append(self.frozen[group.name].sum())
+            n += len(drift.theta)
+        self._note_halted()
+        frozen = int(torch.stack(n_frozen).sum())
+        self._seen = {"guard/theta_max": float(torch.stack(largest).max()) / math.pi, "guard/frozen": frozen / n}
 
     def _values(self, drift: Drift) -> Tensor:
         if self.metric == "l2":
@@ -201,3 +212,4 @@ class Angular(Guard):
         self._step = int(state["step"])
         self._seen = {key[5:]: float(value) for key, value in state.items() if key.startswith("seen/")}
         self.frozen = {name: state[f"frozen/{name}"].to(mask.device) for name, mask in self.frozen.items()}
+        self._note_halted()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
@@ -48,8 +49,8 @@ class EWC(QuadraticGuard):
     gamma: float = 0.9
 
     def __post_init__(self) -> None:
-        if self.lam < 0:
-            raise ValueError(f"lam is {self.lam}; it must be 0 or more")
+        if not 0 <= self.lam < math.inf:
+            raise ValueError(f"lam is {self.lam}; it must be 0 or more, and finite")
         for name, allowed in (("fisher", get_args(Labels)), ("merge", get_args(Merge))):
             if getattr(self, name) not in allowed:
                 raise ValueError(f"{name} is {getattr(self, name)!r}; choose one of {', '.join(allowed)}")
@@ -86,7 +87,8 @@ class EWC(QuadraticGuard):
             n += 1
             for name, g in gradient.items():
                 fresh[name].addcmul_(g, g)
-        n = int(summed(torch.tensor(n, dtype=torch.float64)))
+        device = next(iter(self.parameters.values())).device  # NCCL sums nothing that lies elsewhere
+        n = int(summed(torch.tensor(n, device=device)))
         fresh = {name: summed(F) for name, F in fresh.items()}
         for name, p in self.parameters.items():
             F, F_k = self.F[name], fresh[name] / max(n, 1)

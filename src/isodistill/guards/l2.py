@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -21,14 +22,14 @@ class L2(QuadraticGuard):
         lam: default 1; search 0.1 to 100. 0 is no guard.
 
     Raises:
-        ValueError: ``lam`` is negative.
+        ValueError: ``lam`` is negative or not finite.
     """
 
     lam: float = 1.0
 
     def __post_init__(self) -> None:
-        if self.lam < 0:
-            raise ValueError(f"lam is {self.lam}; it must be 0 or more")
+        if not 0 <= self.lam < math.inf:
+            raise ValueError(f"lam is {self.lam}; it must be 0 or more, and finite")
 
     @property
     def strength(self) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -36,10 +37,10 @@ class LwF(Guard):
     T: float = 2.0
 
     def __post_init__(self) -> None:
-        if self.alpha < 0:
-            raise ValueError(f"alpha is {self.alpha}; it must be 0 or more")
-        if self.T <= 0:
-            raise ValueError(f"T is {self.T}; it must be above 0")
+        if not 0 <= self.alpha < math.inf:
+            raise ValueError(f"alpha is {self.alpha}; it must be 0 or more, and finite")
+        if not 0 < self.T < math.inf:
+            raise ValueError(f"T is {self.T}; it must be above 0, and finite")
         self._kl = ForwardKL(temperature=self.T, lam_ce=0.0, lam_kd=self.alpha or 1.0)
 
     def token_losses(self, student: StudentOutput, tokens: TrainedTokens, old: StudentOutput) -> Tensor:

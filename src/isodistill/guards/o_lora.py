@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
@@ -29,7 +30,7 @@ class OLoRA(Guard):
         l2: on the 2-norms of the new factors; default 0.
 
     Raises:
-        ValueError: an option is negative.
+        ValueError: an option is negative or not finite.
     """
 
     fresh_adapter: ClassVar[bool] = True
@@ -39,8 +40,8 @@ class OLoRA(Guard):
     l2: float = 0.0
 
     def __post_init__(self) -> None:
-        if self.l1 < 0 or self.l2 < 0:
-            raise ValueError(f"l1 is {self.l1} and l2 {self.l2}; neither may be negative")
+        if not (0 <= self.l1 < math.inf and 0 <= self.l2 < math.inf):
+            raise ValueError(f"l1 is {self.l1} and l2 {self.l2}; both must be 0 or more, and finite")
 
     def obstacles(self, model: nn.Module) -> list[str]:
         """Only plain LoRA factors can be stacked."""
@@ -56,16 +57,16 @@ class OLoRA(Guard):
     @torch.no_grad()
     def after_backward(self) -> dict[str, float]:
         """Add d/dA = l1 sign(A A_old') A_old + l2 A / |A|, and for B the second part alone."""
-        overlap = torch.zeros((), dtype=torch.float64)
+        overlaps = []
         for name, A_old in self.A_old.items():
             A, B = self.layers[name].A, self.layers[name].B
             S = A @ A_old.T  # (r, r_old)
-            overlap += S.abs().sum().double().cpu()
+            overlaps.append(S.abs().sum())
             for p, pull in ((A, self.l1 * S.sign() @ A_old), (B, torch.zeros_like(B))):
                 norm = torch.linalg.vector_norm(p)
                 if p.grad is not None:
                     p.grad.add_(pull + self.l2 * p / norm.clamp(min=torch.finfo(p.dtype).tiny))
-        return {"guard/overlap": float(overlap)} if self.A_old else {}
+        return {"guard/overlap": float(torch.stack(overlaps).double().sum())} if overlaps else {}
 
     def carried(self) -> dict[str, Tensor]:
         """All A so far, the newest last."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import pairwise
@@ -47,8 +48,8 @@ class Replay(Guard):
             raise ValueError(f"buffer is {self.buffer}; it counts rows and must be at least 1")
         if not 0 < self.share <= 1:
             raise ValueError(f"share is {self.share}; it is a share above 0, up to 1")
-        if self.lam < 0:
-            raise ValueError(f"lam is {self.lam}; it must be 0 or more")
+        if not 0 <= self.lam < math.inf:
+            raise ValueError(f"lam is {self.lam}; it must be 0 or more, and finite")
 
     def begin(self, model: nn.Module, past: Mapping[str, Tensor] | None, seed: int) -> None:
         """The rows of the earlier stages."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -37,10 +38,10 @@ class SI(QuadraticGuard):
     xi: float = 0.1
 
     def __post_init__(self) -> None:
-        if self.c < 0:
-            raise ValueError(f"c is {self.c}; it must be 0 or more")
-        if self.xi <= 0:
-            raise ValueError(f"xi is {self.xi}; it must be above 0")
+        if not 0 <= self.c < math.inf:
+            raise ValueError(f"c is {self.c}; it must be 0 or more, and finite")
+        if not 0 < self.xi < math.inf:
+            raise ValueError(f"xi is {self.xi}; it must be above 0, and finite")
 
     @property
     def strength(self) -> float:

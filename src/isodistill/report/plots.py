@@ -220,6 +220,7 @@ def curves(
     title: str,
     roles: Mapping[str, str] | None = None,
     xlabel: str = "training step",
+    top: float | None = None,
 ) -> str:
     """Lines over training steps, or over what ``xlabel`` says.
 
@@ -230,6 +231,7 @@ def curves(
         title: what a screen reader says.
         roles: label -> role for lines that stand for a student; other lines get a colour and a dash of their own.
         xlabel: name of the horizontal axis.
+        top: upper end of the vertical axis, which then begins at 0.
     """
 
     def draw(axes: Axes) -> None:
@@ -243,6 +245,8 @@ def curves(
         axes.set_xlabel(xlabel)
         axes.set_ylabel(ylabel)
         axes.xaxis.set_major_locator(MaxNLocator(5, integer=True, steps=[1, 2, 5, 10]))
+        if top:
+            axes.set_ylim(0, top)
 
     return _svg(draw, name, title, height=2.7)
 
@@ -330,7 +334,8 @@ def _legend(figure: Figure, axes: Axes) -> None:
         columns = [labels[i : i + lines] for i in range(0, len(labels), lines)]
         return sum(7 + max(map(len, column)) for column in columns)
 
-    ncols = next((n for n in range(len(labels), 1, -1) if width(n) <= LEGEND_WIDTH), 1)
+    widest = next((n for n in range(len(labels), 1, -1) if width(n) <= LEGEND_WIDTH), 1)
+    ncols = math.ceil(len(labels) / math.ceil(len(labels) / widest))  # as few lines, equally full
     figure.legend(handles, labels, loc="outside upper left", ncols=ncols, handlelength=1.8, columnspacing=1.4)
 
 

@@ -6,6 +6,7 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import yaml
@@ -83,27 +84,32 @@ def _means(numbers: Mapping[str, Any]) -> list[tuple[str, str, str]]:
         (numbers["bwt"], "BWT", "what later stages did to earlier ones; below 0 is forgetting"),
         (numbers["forgetting"], "Forgetting", "best accuracy so far minus the last one; lower is better"),
         (numbers["fwt"], "FWT", "accuracy on a stage before it was trained, above the untrained student"),
+        (fmean(row[j] for j, row in enumerate(numbers["R"])), "Copies", _COPIES),
     ]
-    return [(f"{100 * value:.1f}", name, meaning) for value, name, meaning in found if value is not None]
+    told = [(f"{100 * value:.1f}", name, meaning) for value, name, meaning in found if value is not None]
+    return [(value.replace("-", "\N{MINUS SIGN}"), name, meaning) for value, name, meaning in told]
+
+
+_COPIES = "accuracy where the task is known and each stage's own copy of the adapter answers: the diagonal of the map"
 
 
 def _by_stage(numbers: Mapping[str, Any], stages: Sequence[str]) -> Table:
     """Accuracy, LCS and LCS ratio of every stage: untrained, just after it, and at the end."""
-    rows = []
+    rows, measured = [], [key for key in _LCS if any(value is not None for row in numbers[key] for value in row)]
     for j, name in enumerate(stages):
         cells = [_share(numbers["b"][j] if numbers["b"] else None)]
         cells += [_share(numbers["R"][i][j], numbers["R_ci95"][i][j]) for i in (j, len(stages) - 1)]
-        for key in ("lcs", "lcs_ratio"):
+        for key in measured:
             before = numbers[f"{key}_before"]
             values = [before[j] if before else None, *(numbers[key][i][j] for i in (j, len(stages) - 1))]
             cells += [Cell(DASH if value is None else f"{value:.3f}") for value in values]
         rows.append(Row(name, "", cells))
     moments = ("untrained", "after it", "at the end")
-    columns = [f"{what}, {moment}" for what in ("accuracy", "LCS", "LCS ratio") for moment in moments]
-    notes = [] if any(ratio is not None for row in numbers["lcs_ratio"] for ratio in row) else [_NO_LCS]
-    return Table(columns, rows, notes)
+    columns = [f"{what}, {moment}" for what in ("accuracy", *(_LCS[key] for key in measured)) for moment in moments]
+    return Table(columns, rows, [] if measured else [_NO_LCS])
 
 
+_LCS = {"lcs": "LCS", "lcs_ratio": "LCS ratio"}
 _NO_LCS = "LCS and its ratio need complete isomer sets, and the stages have none."
 
 
@@ -114,7 +120,7 @@ def _share(value: float | None, interval: Sequence[float] | None = None) -> Cell
 
 
 def _drift_figure(content: Mapping[str, Any], stage: str, i: int) -> Figure:
-    """Mean angle per layer, one line for each kind of layer."""
+    """Mean angle per layer, one line for each kind of layer; the same scale in every stage."""
     kinds: dict[str, tuple[list[float], list[float]]] = {}
     for name, numbers in content["drift"][stage]["layers"].items():
         depth = re.search(r"\d+", name)
@@ -122,7 +128,15 @@ def _drift_figure(content: Mapping[str, Any], stage: str, i: int) -> Figure:
         steps.append(float(depth[0]) if depth else 0.0)
         values.append(numbers["mean"])
     title = f"Drift in stage {stage}"
-    svg = plots.curves(kinds, ylabel="mean angle / pi", name=f"drift-{i}", title=title, xlabel="layer")
+    every = [layer["mean"] for told in content["drift"].values() for layer in told["layers"].values()]
+    svg = plots.curves(
+        kinds,
+        ylabel="mean angle / pi",
+        name=f"drift-{i}",
+        title=title,
+        xlabel="layer",
+        top=1.05 * max(every, default=0.0),
+    )
     return Figure(stage, svg, "")
 
 
@@ -148,4 +162,10 @@ def _costs(content: Mapping[str, Any]) -> Table:
         cells += [f"{cost['guard_seconds']:.1f}", f"{cost['adapter_parameters']:,}"]
         rows.append(Row(name, "", [Cell(cell) for cell in cells]))
     columns = ["steps", "tokens", "seconds", "seconds per step", "guard at the end, seconds", "adapter parameters"]
-    return Table(columns, rows)
+    kept = sum(cost["adapter_parameters"] for cost in content["train"])
+    return Table(columns, rows, [f"{_KEPT} {kept:,} parameters in all."])
+
+
+_KEPT = (
+    "The adapter of every stage is kept, in stages/NAME/student: a copy per task for who knows the task of a question."
+)

@@ -101,7 +101,9 @@ def _build(slot: str, options: dict[str, Any], known: Mapping[str, Callable[...,
         _known(f"option of {slot} {options['name']}", key, allowed)
     try:
         return make(**given)
-    except (ValueError, TypeError) as error:
+    except TypeError as error:  # a text where a number is meant, say; the error does not name the option
+        raise UserError(f"The {slot} {options['name']} refuses its options {given}: {error}.") from error
+    except ValueError as error:
         raise UserError(f"The {slot} {options['name']} refuses its options: {error}.") from error
 
 
