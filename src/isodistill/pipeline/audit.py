@@ -67,7 +67,7 @@ def audit_pairs(
     """
     if not 0 <= remove < 1:
         raise UserError(f"--remove is a share of the pairs, 0 or more and below 1; got {remove:g}.")
-    if curve_pairs is not None and (curve_pairs < 0 or 0 < curve_pairs < 2):
+    if curve_pairs is not None and (curve_pairs < 0 or curve_pairs == 1):
         raise UserError(f"--curve-pairs is a number of pairs, two or more, or 0 for no curve; got {curve_pairs}.")
     page = folder / "audit.html"
     with _told_when_stopped("Stopped; nothing has been written, and the same command starts over."):

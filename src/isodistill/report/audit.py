@@ -18,6 +18,7 @@ __all__ = ["write_audit_page"]
 
 _N_WORST = 30
 _N_UNREAD = 30
+_ROUGH = 0.1  # residual of a solve above which the page says so
 _THUMBNAIL = 128  # pixels of the longer side
 _RANKINGS = {"score": "lowest score", "similarity": "lowest similarity", "random": "random"}
 
@@ -48,6 +49,7 @@ def write_audit_page(
         scores=_scores(summary, ranked),
         removal=_removal(summary["removal"]),
         thumbnail=_thumbnail,
+        rough=_ROUGH,
         command=command,
     )
     out.write_text(page, encoding="utf-8", newline="\n")
