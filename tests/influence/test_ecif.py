@@ -143,8 +143,8 @@ def left_out(request: pytest.FixtureRequest) -> tuple[float, dict[str, float], d
 def test_leave_one_out_against_retraining(left_out: tuple[float, dict[str, float], dict[str, float]]) -> None:
     delta, in_moves, in_loss = left_out
     assert in_moves["first"] > (0.8 if delta < 10 else 0.9)
-    assert in_moves["reduced"] >= 0.97
-    assert in_loss["edited"] >= 0.97
+    assert in_loss["first"] > (0.8 if delta < 10 else 0.9)
+    assert min(in_moves["reduced"], in_loss["reduced"], in_loss["edited"]) >= 0.97
     assert in_moves["positive"] < in_moves["first"] < in_moves["exact"] < in_moves["reduced"]
     assert in_loss["positive"] < min(in_loss["first"], in_loss["exact"])
 
@@ -207,6 +207,20 @@ def test_removal_over_several_batches_is_the_sum_and_relative_scores_ignore_scal
     assert torch.allclose(influence.removal_gradient(removed), apart)
     change = influence.change(only(first)).q
     assert influence.relative(2.0, change) == pytest.approx(influence.relative(6.0, 3 * change))
+
+
+def test_a_batch_in_another_order_and_batches_apart_have_the_same_scores() -> None:
+    influence, W = fitted()
+    q = torch.randn(D * D, generator=torch.Generator().manual_seed(4), dtype=torch.float64)
+    expected = influence.score_all(q)
+    assert expected.abs().min() > 0
+    how = {"temperature": TEMPERATURE, "delta": DELTA, "similarity": "dot"}
+
+    def scores(batches: list[torch.Tensor]) -> torch.Tensor:
+        return Influence(LinearText(W), ["W"], influence.a, influence.b, batches, **how).score_all(q)
+
+    assert torch.allclose(scores([batch.flip(0) for batch in influence.segments]), expected, rtol=1e-10)
+    assert torch.allclose(sum(scores([batch]) for batch in influence.segments), expected, rtol=1e-10)
 
 
 def test_segments_are_replayed_and_hold_every_pair_once() -> None:

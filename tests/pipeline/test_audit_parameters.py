@@ -66,8 +66,8 @@ def test_lora_in_the_encoder_is_fitted_and_finds_swapped_pairs(tiny_text_encoder
     assert "fitted in lora" in page
     assert "--curve-pairs N" in page
     assert summary["residual"] > 0.1  # EK-FAC takes the layers apart
-    assert f"an approximate inverse that leaves a residual of {summary['residual']:.2g}" in page
-    assert f"an approximate inverse that leaves a residual of {summary['explained']['residual']:.2g}; what it" in page
+    assert f"an approximate inverse that leaves a residual of {summary['residual']:.3g}" in page
+    assert f"an approximate inverse that leaves a residual of {summary['explained']['residual']:.3g}; what it" in page
 
 
 @pytest.mark.parametrize(("given", "n_theta"), [("lora", 2 * 2 * 8 * 32), ("*layer.0.output*bias,*pooler*", None)])
