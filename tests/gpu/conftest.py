@@ -16,6 +16,7 @@ from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 from isodistill import DistillConfig, DistillTrainer
 from isodistill.data.rows import Row
 
+from ..guards.conftest import make_stage  # noqa: F401
 from ..training.conftest import make_rows
 
 MakeTrainer = Callable[..., DistillTrainer]

@@ -17,7 +17,7 @@ from isodistill.data.rows import Row
 from isodistill.evaluation import logical_consistency_score
 from isodistill.evaluation.backends import LocalBackend
 from isodistill.evaluation.generate import generate
-from isodistill.influence import Fit, Influence, fit_heads, segment
+from isodistill.influence import Fit, Influence, fit_heads
 from isodistill.influence.baselines import plain_scores, positive_part, trak
 from isodistill.influence.suspicion import suspect
 from isodistill.models.load import add_lora

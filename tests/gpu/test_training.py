@@ -16,7 +16,7 @@ from isodistill.data.rows import Row
 from isodistill.teachers.logits import LogitCache, fill_cache, made_by
 from isodistill.validity import Action
 
-from ..guards.conftest import finish, make_stage  # noqa: F401
+from ..guards.conftest import finish
 from ..guards.test_stages import ALL as GUARDS
 from ..training.conftest import make_rows, other_weights
 from ..training.test_every_alignment import METHODS as RIVALS
@@ -38,7 +38,7 @@ IGA: list[dict[str, Any]] = [
     {"space": "tangent"},
     {"space": "tangent", "refresh": 2, "debias": True},
     {"space": "tangent", "project_back": "lora_pro", "apply_to": "gradient"},
-    {"space": "tangent", "project_back": "retract"},
+    {"space": "tangent", "project_back": "retract", "apply_to": "gradient"},
     {"space": "tangent_separable", "control": "random", "var_ema": 0.5},
     {"space": "weight"},
     {"preset": "literal"},
@@ -159,7 +159,10 @@ def test_two_stages_under_every_guard(make_stage: Callable[..., DistillTrainer],
         torch.testing.assert_close(ends[1][key], value, rtol=1e-3, atol=2e-5)
 
 
-@pytest.mark.parametrize("settings", [*RESUMED, {"method": "group_dro"}, {"method": "dann"}, {"method": "fish"}], ids=named)
+STATEFUL = [*RESUMED, {"method": "group_dro"}, {"method": "dann"}, {"method": "fish"}]
+
+
+@pytest.mark.parametrize("settings", STATEFUL, ids=named)
 def test_resumed_is_uninterrupted(make_trainer: MakeTrainer, settings: dict[str, Any], tmp_path: Path) -> None:
     common = {"optim": "adamw_torch_fused", "learning_rate": 1e-2, **settings, "max_steps": 5, "save_steps": 3}
     whole = make_trainer("cuda", **common, output_dir=str(tmp_path / "whole"))
