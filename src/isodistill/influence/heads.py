@@ -103,7 +103,7 @@ def fit_heads(a: Tensor, b: Tensor, how: Fit, epochs: Epochs | None = None) -> I
         FloatingPointError: if features hold NaN or an infinity.
     """
     require_finite({"a": a, "b": b}, where="features")
-    heads = ProjectionHeads(a.shape[1], min(how.width, a.shape[1]), how.seed)
+    heads = ProjectionHeads(a.shape[1], min(how.width, a.shape[1]), how.seed).to(a.device)
     return fit_encoder(heads, ["head_*"], a, b, how, epochs)
 
 

@@ -28,6 +28,13 @@ class Learner:
         """How many parameters it has."""
         return sum(p.numel() for p in self.module.parameters())
 
+    def on(self, device: torch.device) -> nn.Module:
+        """The module on a device, and its moments with it, wherever they were loaded."""
+        if next(self.module.parameters()).device != device:
+            self.module.to(device)
+            self._optimizer.load_state_dict(self._optimizer.state_dict())
+        return self.module
+
     def step(self) -> None:
         """One step on the gradients that backwards have left, summed over processes; not where one is not finite."""
         grads = [torch.zeros_like(p) if p.grad is None else p.grad for p in self.module.parameters()]

@@ -133,7 +133,7 @@ class PRADA(Term):
             step: the optimizer step.
         """
         assert self.learner is not None
-        D, lam = self.learner.module.to(q.device), self.lam_at(step)
+        D, lam = self.learner.on(q.device), self.lam_at(step)
         with torch.autocast(q.device.type, enabled=False):
             logits = D(reverse_gradient(q.float(), lam if self.lambda_placement == "grl" else 1.0))
             CE = F.cross_entropy(logits, labels, reduction="none")

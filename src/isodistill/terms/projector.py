@@ -55,9 +55,9 @@ class Projector(FeatureTerm):
     def loss(self, pair: int, F_S: Tensor, F_T: Tensor, step: int) -> Tensor:
         """See the module."""
         assert self.learner is not None
-        self.learner.module.to(F_S.device)
+        project = self.learner.on(F_S.device)
         with torch.autocast(F_S.device.type, enabled=False):
-            L: Tensor = (self.learner.module(F_S.float()) - F_T.float()).square().mean()
+            L: Tensor = (project(F_S.float()) - F_T.float()).square().mean()
         self.measure("loss", L)
         return L
 
