@@ -59,7 +59,8 @@ def suspect(influence: Influence, query_a: Items, query_b: Items, n_probes: int 
     """
     solution = influence.inverse_product(influence.query_gradient(query_a, query_b), tol=TOLERANCE)
     scores, norms = influence.score_all(solution.q), change_norms(influence, n_probes, seed)
-    similarity, loss, seen = (torch.zeros(len(influence.a), dtype=torch.float64) for _ in range(3))
+    found = torch.zeros(3, len(influence.a), dtype=torch.float64, device=influence.theta.device)
+    similarity, loss, seen = found.unbind()
     with torch.no_grad():
         for batch in influence.segments:
             S = influence.batch_logits(influence.theta, batch).double()
@@ -78,7 +79,7 @@ def change_norms(influence: Influence, n_probes: int, seed: int) -> Norms:
     """
     z = torch.randn(n_probes, len(influence.theta), generator=torch.Generator().manual_seed(seed))
     solved = influence.inverse_products(z.to(influence.theta), TOLERANCE)
-    total = torch.zeros(len(influence.a), dtype=torch.float64)
+    total = torch.zeros(len(influence.a), dtype=torch.float64, device=influence.theta.device)
     for q in solved.Q:
         total += influence.score_all(q).square()
     return Norms((total / n_probes).sqrt() + 1e-12 * float(influence.theta.norm()), solved)
