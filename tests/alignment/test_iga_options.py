@@ -109,6 +109,7 @@ def test_masks_on_weights_need_lora_layers() -> None:
         ({"refresh": 0}, "refresh is 0"),
         ({"var_ema": 1.0}, "var_ema is 1.0"),
         ({"svd": "half"}, "svd is 'half'"),
+        ({"space": "tangent", "apply_to": "gradient", "project_back": "retract"}, "set alignment.grad_ema to 0"),
     ],
 )
 def test_options_that_would_do_nothing_are_refused(options: dict[str, Any], message: str) -> None:
@@ -117,10 +118,10 @@ def test_options_that_would_do_nothing_are_refused(options: dict[str, Any], mess
 
 
 def test_retract_is_for_plain_sgd() -> None:
-    iga = InvariantGradientAlignment(space="tangent", apply_to="gradient", project_back="retract")
+    iga = InvariantGradientAlignment(space="tangent", apply_to="gradient", project_back="retract", grad_ema=0.0)
     with pytest.raises(UserError, match="optim: sgd"):
         iga.setup(layers=[], total_steps=1, adaptive=True, seed=0)
-    iga, _, _ = bench(2, space="tangent", apply_to="gradient", project_back="retract")
+    iga, _, _ = bench(2, space="tangent", apply_to="gradient", project_back="retract", grad_ema=0.0)
     with pytest.raises(UserError, match="without momentum"):
         iga.before_step(torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=0.1, momentum=0.9))
 

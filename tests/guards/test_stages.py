@@ -306,7 +306,7 @@ def test_a_pull_holds_under_every_alignment(make_stage: MakeStage) -> None:
 
 
 def test_pulls_to_the_last_stage_need_its_basis(make_stage: MakeStage) -> None:
-    alignment = {"name": "iga", "space": "tangent", "apply_to": "gradient", "project_back": "retract"}
+    alignment = {"name": "iga", "space": "tangent", "grad_ema": 0.0, "apply_to": "gradient", "project_back": "retract"}
     with pytest.raises(UserError, match="retract changes the basis"):
         make_stage("first", {"name": "ewc"}, method="iga", alignment=alignment, optim="sgd")
 

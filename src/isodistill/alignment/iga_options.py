@@ -71,6 +71,11 @@ def _check_pairs(o: InvariantGradientAlignment) -> None:
             f"alignment.project_back {o.project_back} brings a masked gradient of W back to A and B; set "
             "alignment.apply_to to gradient and alignment.space to tangent, tangent_separable or weight"
         )
+    if o.project_back == "retract" and o.grad_ema and o.space != "weight":
+        raise ValueError(
+            f"alignment.grad_ema is {o.grad_ema}, and project_back retract changes the basis of A and B, in which "
+            f"space {o.space} keeps its running means; set alignment.grad_ema to 0, or alignment.space to weight"
+        )
     if o.second_moment == "unmasked" and o.apply_to != "gradient":
         raise ValueError("alignment.second_moment unmasked is for masks on the gradient; set apply_to to gradient")
     if o.second_moment == "unmasked" and o.project_back != "pullback":
