@@ -42,7 +42,8 @@ def made(method: str, seed: int, right: int, n: int = 20) -> dict[str, Any]:
     splits = dict.fromkeys(("id", "ood"), numbers | {"lcs_ratio": 1 - right / n})
     train = {"steps": 40, "tokens": 100, "seconds": 10.0}
     return {"kind": "run", "benchmark": TITLE, "command": "python", "method": method, "seed": seed,
-            "student": "s", "train": train, "splits": splits, "answers": answers}  # fmt: skip
+            "student": "s", "settings": {"learning_rate": 1e-3}, "train": train, "splits": splits,
+            "answers": answers}  # fmt: skip
 
 
 def test_seed_0_of_the_four_benchmarks_comes_first(study: ModuleType) -> None:
@@ -109,7 +110,7 @@ def test_a_stopped_study_goes_on_and_keeps_the_records_of_others(
 
 def test_a_run_leaves_its_answers_and_those_of_the_baselines(study: ModuleType, data: Path, tmp_path: Path) -> None:
     small = ["student=tiny", "train.steps=2", "evaluate.max_new_tokens=4", "train.use_cpu=true", "train.bf16=false"]
-    given = argparse.Namespace(data=data, out=tmp_path, overrides=small)
+    given = argparse.Namespace(data=data, out=tmp_path, chosen=None, overrides=small)
     recipe = study.recipe_of("contexthub", "erm", 0, given)
     listed, majority, bayes, run = study.one_run("contexthub", recipe, given)
     assert len(listed["items"]) == len(run["answers"]) == len(majority["answers"])
