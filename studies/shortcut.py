@@ -174,11 +174,12 @@ def _row(pair: str, domain: str, rule: str, n: int, things: str, colour: str, sp
 
 def _warm_student(seed: int, warm: int | None, out: Path) -> Path:
     """A folder with the student that has begun to take the logic, by ERM on rows with a random colour; one a seed."""
-    folder = out / f"warm-seed{seed}"
-    if not (folder / "checkpoints" / f"checkpoint-{WARM_STEPS}").exists():
+    steps = warm or WARM_STEPS
+    folder = out / f"warm-{steps}-seed{seed}"
+    if not (folder / "checkpoints" / f"checkpoint-{steps}").exists():
         file = out / f"rows-warm-seed{seed}.jsonl"
         write_rows(file, list(rows(seed, 0.0, 0.0)))
-        tree = _recipe(str(_plain_student(out)), file, WARM_STEPS, seed, 1e-3)
+        tree = _recipe(str(_plain_student(out)), file, steps, seed, 1e-3)
         tree["train"] |= {"save_steps": 5, "save_total_limit": None}
         train_run(parse_recipe(tree | {"method": "erm"}), folder)
     step = warm or next((step for step, loss in _losses(folder) if loss < WARM_LOSS), None)

@@ -174,19 +174,24 @@ def test_two_stages_under_every_guard(make_stage: Callable[..., DistillTrainer],
 STATEFUL = [*RESUMED, {"method": "group_dro"}, {"method": "dann"}, {"method": "fish"}]
 
 
-@pytest.mark.parametrize("settings", STATEFUL, ids=named)
-def test_resumed_is_uninterrupted(make_trainer: MakeTrainer, settings: dict[str, Any], tmp_path: Path) -> None:
-    common = {"optim": "adamw_torch_fused", "learning_rate": 1e-2, **settings, "max_steps": 5, "save_steps": 3}
+def check_resumed(make_trainer: MakeTrainer, common: dict[str, Any], stop: int, tmp_path: Path) -> None:
+    """A run stopped after ``stop`` steps and resumed ends as one that never stopped."""
     whole = make_trainer("cuda", **common, output_dir=str(tmp_path / "whole"))
     whole.train()
     first = make_trainer("cuda", **common)
-    first.add_callback(StopAt(3))
+    first.add_callback(StopAt(stop))
     first.train()
     second = make_trainer("cuda", **common)
     second.train(resume_from_checkpoint=True)
-    assert second.state.global_step == 5
+    assert second.state.global_step == common["max_steps"]
     for name, value in weights(whole).items():
         torch.testing.assert_close(weights(second)[name], value, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("settings", STATEFUL, ids=named)
+def test_resumed_is_uninterrupted(make_trainer: MakeTrainer, settings: dict[str, Any], tmp_path: Path) -> None:
+    common = {"optim": "adamw_torch_fused", "learning_rate": 1e-2, **settings, "max_steps": 5, "save_steps": 3}
+    check_resumed(make_trainer, common, 3, tmp_path)
 
 
 @pytest.mark.parametrize("name", ["prada", "projector"])
@@ -197,15 +202,7 @@ def test_what_learns_beside_the_student_is_resumed(
     beside = {"prada": {"target_dataset": target}, "projector": {"teacher_model": other_weights(tiny_model, width=48)}}
     options = {"prada": {"n_virt": 4, "width": 8, "dropout": 0.0}, "projector": {}}[name]
     common = {"method": name, "term": {"name": name, **options}, "max_steps": 4, "save_steps": 2, **beside[name]}
-    whole = make_trainer("cuda", **common, output_dir=str(tmp_path / "whole"))
-    whole.train()
-    first = make_trainer("cuda", **common)
-    first.add_callback(StopAt(2))
-    first.train()
-    second = make_trainer("cuda", **common)
-    second.train(resume_from_checkpoint=True)
-    for key, value in weights(whole).items():
-        torch.testing.assert_close(weights(second)[key], value, rtol=1e-4, atol=1e-5)
+    check_resumed(make_trainer, common, 2, tmp_path)
 
 
 @pytest.mark.parametrize("method", ["erm_pooled", "iga", "vrex"])

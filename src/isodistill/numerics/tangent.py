@@ -10,6 +10,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import reduce
 
 import torch
 from torch import Tensor
@@ -133,8 +134,8 @@ class TiledMask(ABC):
         for rows in row_tiles(m, n, A.device):
             M, parts = self.rows(rows), _parts(x, rows)
             total, kept = M.sum(), (M >= 0.5).sum()
-            masked = [M * part for part in parts]
-            flat, before = sum(masked).view(-1), sum(parts).view(-1)  # type: ignore[union-attr]
+            masked = [*(M * part for part in parts[:-1]), M.mul_(parts[-1])]
+            flat, before = (reduce(torch.add, both).view(-1) for both in (masked, parts))
             sums += torch.stack([total, kept.to(total), flat @ before, flat @ flat, before @ before])
             removed = [part.sub_(kept_part) for part, kept_part in zip(parts, masked, strict=True)]
             L.addmm_(B[rows].T, removed[0])
