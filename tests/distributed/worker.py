@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from peft import LoraConfig, PeftModel
 from safetensors.torch import save_file
+from torch.distributed.tensor import DTensor
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from isodistill import DistillConfig, DistillTrainer
@@ -79,7 +80,7 @@ def train(settings: Path) -> None:
             model = add_lora(model.merge_and_unload(), lora, seed=5)
     trainer = DistillTrainer(
         model,
-        args=DistillConfig(use_cpu=True, bf16=False, disable_tqdm=True, logging_steps=1, **given),
+        args=DistillConfig(**{"use_cpu": True, "bf16": False, "disable_tqdm": True, "logging_steps": 1} | given),
         train_dataset=load_rows(settings.parent / "rows.jsonl").rows,
         processing_class=tokenizer,
         peft_config=lora if earlier is None else None,
@@ -106,7 +107,16 @@ def train(settings: Path) -> None:
         trainer.guarding.end_stage(Path(ends) / "guard")
         trainer.save_model(str(Path(ends) / "student"))
     ranked = {n: p.detach().clone() for n, p in trainer.model.named_parameters() if p.requires_grad}
-    save_file(ranked, settings.with_name(f"weights-{settings.stem}-{trainer.args.process_index}.safetensors"))
+    rank = trainer.args.process_index
+    save_file(ranked, settings.with_name(f"weights-{settings.stem}-{rank}.safetensors"))
+    settings.with_name(f"held-{settings.stem}-{rank}.json").write_text(json.dumps(frozen_layers(trainer.model)))
+
+
+def frozen_layers(model: Any) -> dict[str, int]:
+    """Numbers in the frozen weights of the decoder layers: all, and those that this process holds."""
+    frozen = [p for n, p in model.named_parameters() if ".layers." in n and not p.requires_grad]
+    local = [p.to_local() if isinstance(p, DTensor) else p for p in frozen]
+    return {"whole": sum(p.numel() for p in frozen), "held": sum(p.numel() for p in local)}
 
 
 def other_weights(config: LlamaConfig, width: int) -> LlamaForCausalLM:

@@ -226,6 +226,7 @@ def test_a_stage_without_rows_is_named_before_any_training(tmp_path: Path) -> No
             {"method": "iga", "alignment": {"name": "iga", "space": "tangent"}},
             "Stage 2-inclusion cannot be trained: angular freeze holds one factor",
         ),
+        ({"name": "none"}, {"train": {"shard_base": True}}, "Stage 2-inclusion: drift is measured against whole"),
     ],
 )
 def test_a_guard_that_a_later_stage_cannot_have_is_refused_before_any_training(

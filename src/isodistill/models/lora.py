@@ -6,9 +6,9 @@ Rows of a micro-batch are sorted by domain, so the tokens of a domain are one co
     dL_k/dB = s D_k' (X_k A')
 
 cost together what the one summed gradient costs: the tokens are partitioned, not repeated (ours; see arXiv 2606.05025
-for the method that needs them). The frozen weight is cast to the compute dtype once, not at every forward. With
-``dense=True`` the backward also keeps G_k = D_k' X_k, the gradient of the effective weight W = W0 + s B A. Products are
-in the compute dtype, sums over micro-batches in fp32.
+for the method that needs them). The frozen weight is cast to the compute dtype once, not at every forward, unless it
+is sharded. With ``dense=True`` the backward also keeps G_k = D_k' X_k, the gradient of the effective weight
+W = W0 + s B A. Products are in the compute dtype, sums over micro-batches in fp32.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from typing import Any, cast
 import torch
 from peft.tuners.lora import Linear as PeftLinear
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 from torch.nn import functional as F
 
 __all__ = [
@@ -34,6 +35,9 @@ __all__ = [
     "segment_obstacles",
     "segmented_lora",
 ]
+
+Frozen = Callable[[], tuple[Tensor, Tensor | None]]
+"""W0 (m, n) and its bias (m,) or None, in the compute dtype."""
 
 
 @dataclass(frozen=True)
@@ -162,14 +166,15 @@ class _SegmentedLinear(torch.autograd.Function):
     """y = x W0' + b + s (x A') B'; the factors' gradients go to the domain buffers, not to ``.grad``."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, anchor: Tensor, W0: Tensor, bias: Tensor | None, layer: DomainAdapter) -> Tensor:
+    def forward(ctx: Any, x: Tensor, anchor: Tensor, frozen: Frozen, layer: DomainAdapter) -> Tensor:
+        W0, bias = frozen()
         x = x.to(W0.dtype)
         A, B = layer.A.detach().to(W0.dtype), (layer.scale * layer.B.detach()).to(W0.dtype)
         h = F.linear(x, A)
         y = F.linear(x, W0, bias)
         y.view(-1, y.shape[-1]).addmm_(h.view(-1, h.shape[-1]), B.T)
         ctx.save_for_backward(x, h, A, B)
-        ctx.W0, ctx.layer = W0, layer
+        ctx.frozen, ctx.layer = frozen, layer
         return y
 
     @staticmethod
@@ -180,11 +185,11 @@ class _SegmentedLinear(torch.autograd.Function):
         dh = D @ B
         dx = None
         if ctx.needs_input_grad[0]:
-            dx = D @ ctx.W0
+            dx = D @ ctx.frozen()[0]
             dx.addmm_(dh, A)
             dx = dx.view(x.shape)
         layer.accumulate(x.view(-1, x.shape[-1]), h.view(-1, h.shape[-1]), dh, D)
-        return dx, None, None, None, None
+        return dx, None, None, None
 
 
 @dataclass
@@ -277,18 +282,28 @@ def segmented_lora(model: nn.Module, gradients: DomainGradients, dtype: torch.dt
 
 
 def _patch(module: PeftLinear, layer: DomainAdapter, dtype: torch.dtype) -> None:
-    base = module.base_layer
-    W0 = base.weight.detach().to(dtype)
-    bias = None if base.bias is None else base.bias.detach().to(dtype)
+    frozen = _frozen_of(module.base_layer, dtype)
     # Autograd calls the backward only where some input needs a gradient; the first layer's input needs none, A does.
     peft_forward = module.forward
 
     def forward(x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         if module.disable_adapters or not torch.is_grad_enabled():
             return cast(Tensor, peft_forward(x, *args, **kwargs))
-        return cast(Tensor, _SegmentedLinear.apply(x, layer.A, W0, bias, layer))  # type: ignore[no-untyped-call]
+        return cast(Tensor, _SegmentedLinear.apply(x, layer.A, frozen, layer))  # type: ignore[no-untyped-call]
 
     module.forward = forward
+
+
+def _frozen_of(base: nn.Linear, dtype: torch.dtype) -> Frozen:
+    """W0 and its bias in ``dtype``: cast once, or, of a sharded layer, whenever it has been gathered."""
+
+    def read() -> tuple[Tensor, Tensor | None]:
+        return base.weight.detach().to(dtype), None if base.bias is None else base.bias.detach().to(dtype)
+
+    if isinstance(base.weight, DTensor):
+        return read
+    kept = read()
+    return lambda: kept
 
 
 def row_bounds(domain_index: Sequence[int], n_domains: int) -> list[int]:

@@ -159,6 +159,8 @@ def _require_fit(name: str, stage: Recipe) -> None:
     alignment = fill_slots(stage.method, stage.objective, stage.alignment, stage.term)[1]
     if found := guard_clashes(*fill_guard(stage.guard), alignment):
         raise UserError(f"Stage {name} cannot be trained: {'; '.join(found)}.")
+    if stage.train.get("shard_base"):
+        raise UserError(f"Stage {name}: drift is measured against whole frozen layers; leave train.shard_base out.")
 
 
 def _save_tiny(recipe: Recipe, stages: Mapping[str, Recipe], folder: Path) -> None:

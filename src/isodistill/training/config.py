@@ -37,6 +37,8 @@ class DistillConfig(TrainingArguments):
         max_length: longest prompt + completion in tokens; longer rows are refused and counted, never cut.
         max_refused: share of rows that may be refused before training stops with an error; default 0.01.
         gradients: ``segment`` (K gradients in one backward), ``domain_major`` (one backward per domain), or ``auto``.
+        shard_base: with several processes, each keeps only its share of the frozen layers (FSDP2) and the whole
+            adapter; the step is the same. Default: every process holds the whole model.
 
     Parameters whose defaults differ from TrainingArguments: learning_rate 2e-4, lr_scheduler_type cosine, warmup_steps
     0.03, optim adamw_torch_fused, logging_steps 5, save_steps 50, save_total_limit 2, remove_unused_columns False,
@@ -60,6 +62,7 @@ class DistillConfig(TrainingArguments):
     max_length: int = 1024
     max_refused: float = 0.01
     gradients: str = "auto"
+    shard_base: bool = False
 
     learning_rate: float = 2e-4
     lr_scheduler_type: str = "cosine"

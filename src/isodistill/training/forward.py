@@ -137,6 +137,8 @@ def open_student(
     obstacle = why_not_fused(causal) if segmented else "gradients are taken domain by domain"
     if layers and obstacle is None:
         obstacle = "a term looks at earlier layers"
+    if args.shard_base and obstacle is None:
+        obstacle = "their frozen weights are gathered layer by layer"
     if obstacle is None:
         fused = FusedDecoder(model, gradients, args.compute_dtype, checkpoint=bool(args.gradient_checkpointing))
         return Student(model, args.compute_dtype, fused)

@@ -21,6 +21,7 @@ from isodistill.data.collate import collate
 from isodistill.errors import UserError
 from isodistill.models.load import add_lora
 from isodistill.models.lora import DomainGradients, half_bounds, lora_layers, row_bounds
+from isodistill.models.sharding import shard_base
 from isodistill.training.agreement import agreed, over_processes
 from isodistill.training.callbacks import MetricsFile, QuietProgress, SamplerEpoch, finite_or_blame
 from isodistill.training.checkpoint import newest_checkpoint
@@ -110,9 +111,13 @@ class DistillTrainer(ResumableTrainer):
         features = term is not None and term.needs_teacher
         obstacles = teacher_obstacles(self.objective, teacher_model, model, *who, features=features)
         obstacles += self.term.obstacles(self.alignment, encoded, model, teacher_model)
+        if args.shard_base and self.term.more_rows:
+            obstacles.append(f"{args.method} sees target rows domain by domain; leave shard_base out")
         obstacles += guard_obstacles(guard, guard_name, model, self.alignment, teacher_model)
         segmented = takes_segments(model, args, self.alignment, self.domains, obstacles, self.objective)
         self.segmented = segmented and not self.term.more_rows
+        if args.shard_base:
+            shard_base(model, args.device.type, args.world_size)
         args.per_device_train_batch_size = args.sets_per_batch * len(self.domains)
         collator = functools.partial(collate, domains=self.domains, pad_id=processing_class.pad_token_id)
         evaluated = None
