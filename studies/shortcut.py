@@ -19,7 +19,7 @@ import argparse
 import json
 import random
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -64,13 +64,19 @@ WARM_STEPS, WARM_LOSS = 250, 0.13
 
 @dataclass(frozen=True)
 class Method:
-    """What one contender changes in the recipe; ``redrawn`` is the share of its training rows with a random colour."""
+    """What one contender changes in the recipe.
+
+    Attributes:
+        redrawn: share of its training rows with a random colour.
+        at_loss_of: it stops where its own loss is first as low as the last one of this method; needs that method's line
+            and the folder of the run that goes all the way, ``erm``.
+    """
 
     preset: str = "erm"
     alignment: Mapping[str, Any] | None = None
     learning_rate: float = 1e-3
     redrawn: float = 0.0
-    train: Mapping[str, Any] = field(default_factory=dict)
+    at_loss_of: str | None = None
 
 
 METHODS = {
@@ -81,6 +87,7 @@ METHODS = {
     "uniform_mask": Method("iga", {"control": "uniform"}),
     "and_mask": Method("and_mask"),
     "augmentation": Method(redrawn=0.5),
+    "erm_at_iga_loss": Method(at_loss_of="iga"),
 }
 
 
@@ -103,16 +110,21 @@ def main() -> None:
         for method in given.methods:
             key = {"method": method, "seed": seed, "rho": given.rho, "steps": given.steps, "warm": given.warm}
             if not any(key.items() <= line.items() for line in read_log(RUNS)):
-                line = key | run(method, seed, given.rho, given.steps, given.warm, given.out)
-                append_log(RUNS, line)
+                append_log(RUNS, key | run(key, given.out))
     write_page()
 
 
-def run(method: str, seed: int, rho: float, steps: int, warm: int | None, out: Path) -> dict[str, Any]:
+def run(key: dict[str, Any], out: Path) -> dict[str, Any]:
     """Train one contender of one seed; the numbers of its line."""
+    method, seed, rho, steps, warm = (key[name] for name in ("method", "seed", "rho", "steps", "warm"))
     chosen = METHODS[method]
     student = _warm_student(seed, warm, out)
-    folder = out / f"{method}-{student.name}-rho{rho:g}-{steps}-seed{seed}"
+    setting = f"{student.name}-rho{rho:g}-{steps}-seed{seed}"
+    folder = out / f"{method}-{setting}"
+    if chosen.at_loss_of:
+        (other,) = (o for o in read_log(RUNS) if (key | {"method": chosen.at_loss_of}).items() <= o.items())
+        losses = _losses(out / f"erm-{setting}")
+        steps = next((step for step, loss in losses if loss <= other["loss"]), steps)
     file = out / f"rows-rho{rho:g}-redrawn{chosen.redrawn:g}-seed{seed}.jsonl"
     write_rows(file, list(rows(seed, rho, chosen.redrawn)))
     tree = _recipe(str(student), file, steps, seed, chosen.learning_rate)
@@ -125,6 +137,7 @@ def run(method: str, seed: int, rho: float, steps: int, warm: int | None, out: P
         sets.setdefault(str(record.set_id), []).append(int(record.outcome == "correct"))
     return {
         "student": "SmolLM2-135M-Instruct, dequantised from Q4_1",
+        "trained_steps": steps,
         "loss": _losses(folder)[-1][1],
         "seconds": results["train"]["seconds"],
         "splits": {
