@@ -84,6 +84,8 @@ METHODS = {
     "erm_low_rate": Method(learning_rate=3e-4),
     "iga": Method("iga"),
     "random_mask": Method("iga", {"control": "random"}),
+    "iga_tier_t": Method("iga", {"preset": "default"}),
+    "random_mask_tier_t": Method("iga", {"preset": "default", "control": "random"}),
     "uniform_mask": Method("iga", {"control": "uniform"}),
     "and_mask": Method("and_mask"),
     "augmentation": Method(redrawn=0.5),
@@ -123,8 +125,10 @@ def run(key: dict[str, Any], out: Path) -> dict[str, Any]:
     folder = out / f"{method}-{setting}"
     if chosen.at_loss_of:
         (other,) = (o for o in read_log(RUNS) if (key | {"method": chosen.at_loss_of}).items() <= o.items())
-        losses = _losses(out / f"erm-{setting}")
-        steps = next((step for step, loss in losses if loss <= other["loss"]), steps)
+        whole = out / f"erm-{setting}"
+        if not (whole / "results.json").exists():
+            run(key | {"method": "erm"}, out)
+        steps = next((step for step, loss in _losses(whole) if loss <= other["loss"]), steps)
     file = out / f"rows-rho{rho:g}-redrawn{chosen.redrawn:g}-seed{seed}.jsonl"
     write_rows(file, list(rows(seed, rho, chosen.redrawn)))
     tree = _recipe(str(student), file, steps, seed, chosen.learning_rate)

@@ -70,7 +70,7 @@ def test_a_sharded_run_resumes_exactly(tmp_path: Path, tokenizer: PreTrainedToke
         ({"method": "erm", "guard": {"name": "ewc"}}, "drift is measured against whole frozen layers"),
         ({"method": "vcrd", "objective": {"steps": RULE}, "teacher": 32}, "written by a whole copy of the student"),
         ({"method": "fkl", "objective": {"rho": 0.5}, "teacher": 32}, "written by a whole copy of the student"),
-        ({"method": "prada", "target": TARGET}, "sees target rows domain by domain"),
+        ({"method": "prada", "target": TARGET}, "target rows are seen domain by domain"),
     ],
 )
 def test_what_needs_whole_layers_is_refused(

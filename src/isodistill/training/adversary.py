@@ -98,6 +98,8 @@ class Adversary(StepTerm):
             found.append(f"{name} has a penalty of its own on whole sequences; with prada take erm or erm_pooled")
         if self._virtual and self.args.guard is not None:
             found.append("a guard hands an adapter to the next stage, and no prompt of prada; set adapt to lora")
+        if self.active and self.args.shard_base:
+            found.append("prada's target rows are seen domain by domain, not equally often everywhere; no shard_base")
         objective = self.trainer.objective
         if self._virtual and isinstance(objective, VCRD) and objective.step_settings is not None:
             found.append("the next steps of vcrd would be proposed without prada's prompt; set adapt to lora")

@@ -111,8 +111,6 @@ class DistillTrainer(ResumableTrainer):
         features = term is not None and term.needs_teacher
         obstacles = teacher_obstacles(self.objective, teacher_model, model, *who, features=features)
         obstacles += self.term.obstacles(self.alignment, encoded, model, teacher_model)
-        if args.shard_base and self.term.more_rows:
-            obstacles.append(f"{args.method} sees target rows domain by domain; leave shard_base out")
         obstacles += guard_obstacles(guard, guard_name, model, self.alignment, teacher_model)
         segmented = takes_segments(model, args, self.alignment, self.domains, obstacles, self.objective)
         self.segmented = segmented and not self.term.more_rows
