@@ -54,6 +54,9 @@ LOOKS = {
 }
 METRICS = ("auroc", "precision_at_k", "accuracy", "accuracy_best")
 
+LOWER_IS_BETTER = ("gap", "seconds")
+"""Their differences are turned round, so that more is better in all."""
+
 Run = dict[str, Any]
 Values = dict[int, dict[str, dict[str, float]]]
 """Seed -> method -> metric -> value."""
@@ -103,6 +106,8 @@ def collect(found: Values, setting: str, label: str, metrics: tuple[str, ...], r
             values = [found[seed][method][metric] for seed in seeds]
             others = [r for r in rivals if r != method and metric in found[seeds[0]].get(r, {})]
             pairs = {r: [x - found[seed][r][metric] for x, seed in zip(values, seeds, strict=True)] for r in others}
+            if metric in LOWER_IS_BETTER:
+                pairs = {r: [-x for x in differences] for r, differences in pairs.items()}
             mean, sd = mean_sd(values)
             records.append(
                 {

@@ -165,7 +165,23 @@ def test_bad_input_is_told(tiny_text_encoder, tmp_path):
     assert "no folder /nowhere" in fails(Path("/nowhere"), tmp_path, good, clean)
     image = {"image": "x.png", "caption": "left1"}
     assert "line 2 holds one of image and caption" in fails(encoder, tmp_path, [good[0], image], clean)
-    assert "judge their own kind" in fails(encoder, tmp_path, [image, image], clean)
+    assert "judge their own kind" in fails(encoder, tmp_path, [image, image | {"image": "y.png"}], clean)
+
+
+def test_without_contrast_nothing_is_ranked(tiny_text_encoder, tmp_path):
+    good, clean = matched(4, seed=1), matched(4, seed=2)
+    assert "All 3 rows of" in fails(tiny_text_encoder, tmp_path, [good[0]] * 3, clean)
+    assert "All 2 rows of" in fails(tiny_text_encoder, tmp_path, good, [clean[0]] * 2)
+
+
+def test_two_pairs_and_a_query_twice_are_enough(tiny_text_encoder, tmp_path):
+    clean = matched(4, seed=2)
+    pairs, queries = (
+        written(tmp_path / "p.jsonl", matched(2, seed=1)),
+        written(tmp_path / "q.jsonl", [*clean, clean[0]]),
+    )
+    page = audit_pairs(pairs, queries, str(tiny_text_encoder), tmp_path / "out", "audit", how=SMALL)
+    assert "0 pairs and 1 queries repeat another" in page.read_text(encoding="utf-8")
 
 
 def test_embeddings_that_are_not_finite_cost_their_pairs(tiny_text_encoder, tmp_path):

@@ -249,6 +249,24 @@ def test_a_key_that_the_server_echoes_is_not_stored(adder: tuple[Any, str], monk
         assert teacher(url).answer(MESSAGES, Sampling()).texts == ("You sent Bearer sent.",)
 
 
+def test_the_line_end_behind_a_key_is_neither_sent_nor_told(
+    adder: tuple[Any, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TEACHER_KEY", f" {KEY}\n")
+    with serving(Echo) as (_, url):
+        assert teacher(url).answer(MESSAGES, Sampling()).texts == ("You sent Bearer ***.",)
+
+
+@pytest.mark.parametrize("key", ["secret\nsecret", "secret secret", "s\u00e9cret-secret", "secret\x7fsecret"])
+def test_a_key_that_no_header_can_hold_is_refused_before_any_request(
+    adder: tuple[Any, str], monkeypatch: pytest.MonkeyPatch, key: str
+) -> None:
+    monkeypatch.setenv("TEACHER_KEY", key)
+    with pytest.raises(UserError, match="environment variable TEACHER_KEY") as error:
+        teacher("http://127.0.0.1:9/v1")
+    assert "secret" not in str(error.value)
+
+
 def test_a_missing_key_is_told_apart_from_a_wrong_one(adder: tuple[Any, str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("TEACHER_KEY")
     with serving(Refusing) as (_, url), pytest.raises(UserError, match="wants a key, and there is none in"):

@@ -86,7 +86,7 @@ def audit_pairs(
         n_curve = CURVE_PAIRS * fitted.frozen if curve_pairs is None else curve_pairs
         summary: dict[str, Any] = {"pairs": str(file), "queries": str(queries)}
         summary |= {"model": encoder.name, "parameters": parameters}
-        summary |= _counts(encoder, pairs, read, asked, found)
+        summary |= _counts(encoder, pairs, clean, read, asked, found)
         summary |= {"remove": remove, "planted": planted_findings(read.pairs, found), "explained": explained}
         summary |= {"removal": None, "no_removal": _why_no_curve(n_curve, asked), "fit": asdict(fitted.how)}
         ranked = _ranked(read.pairs, found, round(remove * len(read.pairs)))
@@ -129,7 +129,7 @@ def _why_no_curve(n_pairs: int, asked: Features) -> str | None:
 
 
 def _counts(
-    encoder: Encoder, pairs: Sequence[Pair], read: Features, asked: Features, found: Suspicion
+    encoder: Encoder, pairs: Sequence[Pair], clean: Sequence[Pair], read: Features, asked: Features, found: Suspicion
 ) -> dict[str, Any]:
     """What of an audit can be counted, and how well the influences were solved for."""
     duplicates, solved = find_duplicates(pairs), found.norms.solved
@@ -144,6 +144,7 @@ def _counts(
         "context": encoder.context,
         "n_duplicates": sum(len(ids) - 1 for ids in duplicates),
         "duplicates": duplicates,
+        "n_duplicate_queries": sum(len(ids) - 1 for ids in find_duplicates(clean)),
         "residual": found.solution.residual,
         "converged": found.solution.converged,
         "norms_residual": solved.residual,
@@ -155,6 +156,8 @@ def _at_least_two(file: Path, what: str) -> list[Pair]:
     pairs = load_pairs(file)
     if len(pairs) < 2:
         raise UserError(f"{file} holds one row; {what} need at least two, for a pair alone has no contrast.")
+    if len({pair.key for pair in pairs}) < 2:
+        raise UserError(f"All {len(pairs)} rows of {file} are one pair; {what} need two different ones for a contrast.")
     return pairs
 
 

@@ -124,13 +124,23 @@ def histogram(
     def draw(axes: Axes) -> None:
         colours = [COLOURS["accent"], COLOURS["c2"], COLOURS["muted"]][: len(groups)]
         labels = list(groups) if len(groups) > 1 else None
-        axes.hist(list(groups.values()), bins=40, stacked=True, color=colours, label=labels)
+        low, high = _span([value for values in groups.values() for value in values])
+        axes.hist(list(groups.values()), bins=40, range=(low, high), stacked=True, color=colours, label=labels)
         for place, text in marks:
             axes.axvline(place, color=COLOURS["ink"], linewidth=0.8, linestyle="--", label=text)
         axes.set_xlabel(label)
         axes.set_ylabel(counted)
 
     return _svg(draw, name, title, height=2.4)
+
+
+def _span(values: Sequence[float]) -> tuple[float, float]:
+    """The ends of an axis for the values, apart even where these are all but equal."""
+    low, high = min(values), max(values)
+    if high - low > 1e-9 * max(abs(low), abs(high)):
+        return low, high
+    width = max(abs(low), abs(high)) / 2 or 0.5
+    return low - width, high + width
 
 
 def accuracies(

@@ -38,6 +38,8 @@ def open_client(
 ) -> tuple[Any, Any]:
     """The package ``openai`` and a client of it; the key is read from the environment and written nowhere.
 
+    A key is stripped of what surrounds it, such as the line end of the file that it was read from.
+
     Args:
         base_url: of the server, such as ``http://localhost:8000/v1``.
         key_from: environment variable that holds the key; servers of one's own mostly need none.
@@ -47,14 +49,20 @@ def open_client(
         options: further arguments of the client.
 
     Raises:
-        UserError: the package is not installed.
+        UserError: the package is not installed, or the key could not be sent as a header.
     """
+    key = _key(key_from)
+    if not (key.isascii() and key.isprintable()) or " " in key:
+        raise UserError(
+            f"The key in the environment variable {key_from} has a line break, a blank or a letter that is not ASCII "
+            "in it, which no key has. Set it anew."
+        )
     try:
         import openai
     except ImportError as error:
         raise UserError(f"{needed_by} needs the extra: pip install 'isodistill[{extra}]'.") from error
     kind = openai.AsyncOpenAI if in_loop else openai.OpenAI
-    return openai, kind(base_url=base_url, api_key=os.environ.get(key_from) or "none", **options)
+    return openai, kind(base_url=base_url, api_key=key or "none", **options)
 
 
 class ServerTeacher:
@@ -93,7 +101,9 @@ class ServerTeacher:
         choices = _choices(reply)[: sampling.n]
         return Answer(
             texts=tuple(self._without_key(_text(choice)) for choice in choices),
-            finish_reasons=tuple(str(choice.get("finish_reason") or "unknown") for choice in choices),
+            finish_reasons=tuple(
+                self._without_key(str(choice.get("finish_reason") or "unknown")) for choice in choices
+            ),
             prompt_tokens=_count(reply, "prompt_tokens"),
             completion_tokens=_count(reply, "completion_tokens"),
             logprobs=tuple(_logprobs(choice) for choice in choices) if sampling.logprobs else None,
@@ -163,7 +173,7 @@ class ServerTeacher:
         """What a status other than 2xx means: for the whole run, for this request, or for this try."""
         status, where = error.status_code, f"{self._base_url}, model {self._model!r}"
         if status == 401:
-            given = "refuses the key in" if os.environ.get(self._key_from) else "wants a key, and there is none in"
+            given = "refuses the key in" if _key(self._key_from) else "wants a key, and there is none in"
             return UserError(f"{self._base_url} {given} the environment variable {self._key_from}.")
         if status == 403:
             return UserError(f"{where}: the key in {self._key_from} may not use this model (status 403).")
@@ -183,8 +193,12 @@ class ServerTeacher:
 
     def _without_key(self, text: str, shortest: int = _SHORTEST_KEY) -> str:
         """A text in which a server echoed the key, with ``***`` in its place."""
-        key = os.environ.get(self._key_from, "")
+        key = _key(self._key_from)
         return text.replace(key, "***") if len(key) >= shortest else text
+
+
+def _key(key_from: str) -> str:
+    return os.environ.get(key_from, "").strip()
 
 
 @cache

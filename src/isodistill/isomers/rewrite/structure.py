@@ -107,7 +107,10 @@ def difference(source: Structure, member: Structure) -> tuple[str, str] | None:
         return "another answer", f"{member.answer} instead of {source.answer}"
     if prod(factorial(times) for times in ours.values()) > _MOST_MATCHINGS:
         return "too many equal values", f"{_shown(ours)} cannot be told apart"
-    same = [matching for matching in _matchings(source, member) if _same_function(source, member, matching)]
+    try:
+        same = [matching for matching in _matchings(source, member) if _same_function(source, member, matching)]
+    except ValueError as error:
+        return "not comparable", f"for other values {error}"
     if not same:
         return "other relations", f"the answer is {member.answer}, too, but not for other values"
     if not any(_same_units(source, member, matching) for matching in same):
