@@ -281,7 +281,7 @@ def collect(runs: list[Run]) -> list[Run]:
         runs_here = {method: by_seed for (name, method), by_seed in found.items() if name == setting}
         n = 784 if read is read_images else 64
         command = f"python studies/{NAME} --data FOLDER"
-        head = {"setting": label, "student": f"MLP {n}-{'-'.join(map(str, HIDDEN))}", "command": command}
+        head = {"setting": label, "student": f"lab, MLP {n}-{'-'.join(map(str, HIDDEN))}", "command": command}
         for method in (m for m in LABELS if m in runs_here):
             records += [drift_page.record(runs_here, method, metric, RIVALS, head) for metric in METRICS]
     return records

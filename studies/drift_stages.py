@@ -78,7 +78,7 @@ def arithmetic(data: Path) -> list[Run]:
 
 
 def letters(data: Path) -> list[Run]:
-    """Last letters of two to four words, put together."""
+    """Last letters of two or three words, put together."""
     return [row(item) for split in ("train", "dev") for item in _items(data / "last_letters" / f"{split}.jsonl.gz")]
 
 

@@ -133,6 +133,14 @@ def test_overrides_reach_into_groups_and_win() -> None:
     assert recipe.split.held_out_domains == ["law"]
 
 
+def test_another_name_in_a_slot_drops_the_options_of_the_last() -> None:
+    tree = {"guard": {"name": "ewc", "lam": 3.0}, "alignment": {"tau": 2.0}}
+    assert parse_recipe(tree, ["guard.name=none"]).guard == {"name": "none"}
+    assert parse_recipe(tree, ["guard.name=ewc"]).guard == {"name": "ewc", "lam": 3.0}
+    assert parse_recipe(tree, ["guard.name=l2", "guard.lam=1"]).guard == {"name": "l2", "lam": 1}
+    assert parse_recipe(tree, ["alignment.name=iga"]).alignment == {"tau": 2.0, "name": "iga"}
+
+
 def test_overrides_leave_the_given_mapping_alone() -> None:
     tree = {"train": {"steps": 1}}
     parse_recipe(tree, ["train.steps=2"])

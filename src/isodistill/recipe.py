@@ -286,7 +286,10 @@ def parse_settings(kind: type[T], tree: Mapping[str, Any], overrides: Sequence[s
             if not isinstance(node, dict):
                 raise UserError(f"--set {override}: {name} holds a value, not a group of keys.")
         try:
-            node[last] = _read_yaml(value)
+            told = _read_yaml(value)
+            if last == "name" and node.get("name") not in (None, told):
+                node.clear()  # another part in the slot: options of the one before are not its own
+            node[last] = told
         except yaml.YAMLError as error:
             raise UserError(f"--set {override}: the value is not YAML: {error}") from error
     return _build(kind, merged, where, "")

@@ -51,12 +51,14 @@ def test_two_ranks_guard_as_one(tmp_path: Path, tokenizer: PreTrainedTokenizerFa
         torch.testing.assert_close(states[1][name] / scale, value / scale, rtol=5e-3, atol=1e-4)
 
 
-def test_the_first_process_decides_for_all(tmp_path: Path, tokenizer: PreTrainedTokenizerFast) -> None:
+@pytest.mark.parametrize("mode", ["freeze", "bands"])
+def test_the_first_process_decides_for_all(tmp_path: Path, tokenizer: PreTrainedTokenizerFast, mode: str) -> None:
     make_inputs(tmp_path, tokenizer)
-    common: dict[str, Any] = {"learning_rate": 1e-2, "method": "erm", "guard": FREEZE}
+    guard = FREEZE if mode == "freeze" else FREEZE | {"mode": "bands", "lower": 0.1, "threshold": 1.0}
+    common: dict[str, Any] = {"learning_rate": 1e-2, "method": "erm", "guard": guard}
     launch(tmp_path, "first", 1, sets_per_batch=2, max_steps=2, ends=str(tmp_path / "stage"), **common)
     second = common | {"sets_per_batch": 1, "max_steps": 3, "earlier": str(tmp_path / "stage")}
     left, right = launch(tmp_path, "both", 2, astray=1, ends=str(tmp_path / "end"), **second)
     assert all(torch.equal(left[name], right[name]) for name in left)
     decided = json.loads((tmp_path / "end" / "guard" / "drift.json").read_text())["decided"]["nodes"]
-    assert any(group["frozen"] > 0 for group in decided.values())
+    assert any(group["frozen" if mode == "freeze" else "restored"] > 0 for group in decided.values())

@@ -101,7 +101,8 @@ def train(settings: Path) -> None:
 
         trainer.alignment.update = disturb
     if trainer.args.process_index == astray:
-        trainer.guarding.guard.threshold = torch.pi  # alone it would freeze nothing
+        # Alone it would freeze nothing, and give nothing back.
+        trainer.guarding.guard.threshold, trainer.guarding.guard.lower = torch.pi, 0.0
     trainer.train(resume_from_checkpoint=bool(resume))
     if ends is not None:
         trainer.guarding.end_stage(Path(ends) / "guard")

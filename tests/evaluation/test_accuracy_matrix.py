@@ -16,5 +16,9 @@ def test_by_hand() -> None:
     assert forgetting(R) == pytest.approx(((0.9 - 0.8) + (0.8 - 0.6)) / 2)
 
 
+def test_what_a_later_task_taught_can_be_forgotten_too() -> None:
+    assert forgetting([[0.5, 0.0, 0.0], [0.8, 0.6, 0.0], [0.4, 0.6, 0.9]]) == pytest.approx((0.8 - 0.4) / 2)
+
+
 def test_one_task_forgets_nothing() -> None:
     assert (backward_transfer([[0.5]]), forward_transfer([[0.5]], [0.1]), forgetting([[0.5]])) == (0.0, 0.0, 0.0)

@@ -67,6 +67,17 @@ def test_hidden_units_are_rows_of_gate_and_up_and_a_column_of_down(moved: Any) -
         torch.testing.assert_close(group.drift(then).theta, arccos(old, now), rtol=1e-6, atol=1e-7)
 
 
+def test_rows_that_were_zero_are_counted(moved: Any) -> None:
+    trainer, then, _ = moved
+    (name, *_) = (group.name for group in node_groups(trainer.model, "rows"))
+    module: Any = trainer.model.get_submodule(name)
+    module.base_layer.weight.data[:2] = 0
+    then[id(module.lora_B["default"].weight)][:2] = 0
+    told = drift_summary(node_groups(trainer.model, "rows"), then)
+    assert told.pop(name)["degenerate"] == 2
+    assert all(layer["degenerate"] == 0 for layer in told.values())
+
+
 def test_a_summary_tells_every_layer_apart(moved: Any) -> None:
     trainer, then, _ = moved
     told = drift_summary(node_groups(trainer.model, "components"), then)

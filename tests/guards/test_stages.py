@@ -166,6 +166,56 @@ def test_frozen_nodes_keep_their_bits_and_the_others_go_on(make_stage: MakeStage
     assert moved > 0
 
 
+@pytest.mark.parametrize("kind", ["l2", "cosine", "norm_guard"])
+def test_what_is_measured_decides_who_is_frozen(make_stage: MakeStage, kind: str) -> None:
+    """The last step measures; the dense rows say who should be frozen then, at a threshold in the middle of them."""
+    first = finish(make_stage("first", {"name": "angular"}))
+    trainer = make_stage("free", {"name": "angular"}, first, task=1)
+    before = dense_rows(trainer)
+    trainer.train()
+    rows = {name: (before[name], now) for name, now in dense_rows(trainer).items()}
+
+    def measure(old: Tensor, new: Tensor) -> Tensor:
+        if kind == "l2":
+            return (new - old).norm(dim=1)
+        if kind == "cosine":
+            return 1 - F.cosine_similarity(old, new, dim=1)
+        return (new.norm(dim=1) / old.norm(dim=1)).log().abs()
+
+    values = {name: measure(*both) for name, both in rows.items()}
+    middle = float(torch.cat(list(values.values())).median())
+    guard = FREEZE | {"every": 3}
+    if kind == "norm_guard":
+        guard |= {"threshold": math.pi, "norm_guard": middle}
+    else:
+        guard |= {"threshold": middle, "metric": kind}
+    first = finish(make_stage("first", guard))
+    trainer = make_stage("held", guard, first, task=1)
+    trainer.train()
+    found = trainer.guarding.guard.frozen  # type: ignore[attr-defined]
+    apart = {name: (value - middle).abs() > 1e-4 * middle for name, value in values.items()}
+    assert all(torch.equal(found[name][apart[name]], (values[name] > middle)[apart[name]]) for name in values)
+    assert 0 < sum(int(mask.sum()) for mask in found.values()) < sum(len(mask) for mask in found.values())
+
+
+def dense_rows(trainer: DistillTrainer) -> dict[str, Tensor]:
+    """W0 + s B A of every layer, in float64."""
+    found = {}
+    for group in node_groups(trainer.model, "rows"):
+        module: Any = trainer.model.get_submodule(group.name)
+        A, B = (getattr(module, f"lora_{x}")["default"].weight.detach().double() for x in "AB")
+        found[group.name] = module.base_layer.weight.detach().double() + module.scaling["default"] * B @ A
+    return found
+
+
+def test_replay_keeps_rows_that_were_drawn(make_stage: MakeStage) -> None:
+    kept = []
+    for seed in (3, 4):
+        first = finish(make_stage(f"seed {seed}", {"name": "replay", "buffer": 3}, seed=seed, data_seed=3))
+        kept.append(load_file(first / "guard" / "state.safetensors")["ids"].tolist())
+    assert kept[0] != kept[1]
+
+
 def test_bands_give_small_drifts_their_old_weights_back(make_stage: MakeStage) -> None:
     guard = {"name": "angular", "mode": "bands", "lower": 0.1, "threshold": 1.0, "every": 1}
     first = finish(make_stage("first", guard))
@@ -281,6 +331,18 @@ def test_the_state_of_a_student_with_other_adapted_weights_is_refused(make_stage
     read_guard_state(first / "guard", "l2", merged, fresh_adapter=True)  # there the last adapter was added to them
 
 
+def test_the_state_of_a_student_with_exchanged_rows_is_refused(make_stage: MakeStage) -> None:
+    first = finish(make_stage("first", {"name": "l2"}))
+    model = make_stage("second", {"name": "l2"}, first).model
+    for dim in (0, 1):
+        weight = model.get_base_model().model.layers[0].mlp.up_proj.base_layer.weight.data
+        weight.copy_(weight.flip(dim))
+        with pytest.raises(UserError, match="belongs to another model"):
+            read_guard_state(first / "guard", "l2", model, fresh_adapter=False)
+        weight.copy_(weight.flip(dim))
+        read_guard_state(first / "guard", "l2", model, fresh_adapter=False)
+
+
 @pytest.mark.parametrize("guard", [*({"name": name} for name in ("l2", "ewc", "si", "o_lora", "replay"))], ids=name_of)
 def test_fish_and_what_adds_to_its_direction_are_refused(make_stage: MakeStage, guard: dict[str, Any]) -> None:
     with pytest.raises(UserError, match=f"{guard['name']} adds to the direction of the step, and Fish"):
@@ -333,7 +395,12 @@ def test_a_damaged_or_missing_state_is_named(make_stage: MakeStage) -> None:
         ({"name": "ewc", "lam": -1.0}, "lam is -1.0"),
         ({"name": "ewc", "lam": math.inf}, "lam is inf; it must be 0 or more, and finite"),
         ({"name": "l2", "lam": math.nan}, "lam is nan"),
-        ({"name": "l2", "lam": "strong"}, "{'lam': 'strong'}"),
+        ({"name": "l2", "lam": "strong"}, "guard.lam in the settings must be float, but is 'strong'"),
+        ({"name": "ewc", "lam": True}, "guard.lam in the settings must be float, but is True"),
+        ({"name": "ewc", "n_samples": 2.5}, "guard.n_samples in the settings must be int, but is 2.5"),
+        ({"name": "replay", "buffer": 2.5}, "guard.buffer in the settings must be int"),
+        ({"name": "angular", "every": 2.5}, "guard.every in the settings must be int"),
+        ({"name": "angular", "mode": "freeze", "every": 4}, "never measure: guard.every is 4, and there are 3 steps"),
         ({"name": "si", "c": math.inf}, "c is inf"),
         ({"name": "lwf", "T": math.inf}, "T is inf"),
         ({"name": "replay", "lam": math.nan}, "lam is nan"),

@@ -27,6 +27,7 @@ STAGES: list[dict[str, Any]] = [
     {"name": "inclusion", "isomers": {"families": ["inclusion"]}},
     {"name": "sharing", "isomers": {"families": ["sharing"]}, "method": "iga"},
 ]
+OPEN = {"held_out_domains": []}
 NAMES = ["1-rates", "2-inclusion", "3-sharing"]
 
 
@@ -215,6 +216,48 @@ def test_a_stage_without_rows_is_named_before_any_training(tmp_path: Path) -> No
     with pytest.raises(UserError, match="Stage 2-empty: "):
         run_recipe(staged(stages), tmp_path / "run", COMMAND)
     assert not list((tmp_path / "run").glob("stages/*/student"))
+
+
+@pytest.mark.parametrize(
+    ("text", "own", "message"),
+    [
+        ({"completion": None}, {}, "column completion: is missing"),
+        ({}, {"train": {"max_length": 8}}, "No row is left to train on|1 of 1 rows"),
+    ],
+)
+def test_a_stage_that_nothing_can_be_learned_from_is_named_before_any_training(
+    tmp_path: Path, text: dict[str, Any], own: dict[str, Any], message: str
+) -> None:
+    row = {"id": "a", "prompt": "Add 2 and 3 and 4, please.", "answer": "9", "answer_type": "number", "split": "train"}
+    rows = [row | {"completion": "The answer is 9."} | text, row | {"id": "b", "split": "id", "prompt": "Add 1 and 8."}]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(one) + "\n" for one in rows))
+    stages = [
+        STAGES[0],
+        {"name": "poor", "problems": str(tmp_path / "rows.jsonl"), "max_refused": 0.9, "split": OPEN} | own,
+    ]
+    with pytest.raises(UserError, match=f"Stage 2-poor: .*({message})"):
+        run_recipe(staged(stages), tmp_path / "run", COMMAND)
+    assert not list((tmp_path / "run").glob("stages/*/student"))
+
+
+def test_a_copy_of_a_stages_rows_is_no_other_stage(tmp_path: Path) -> None:
+    row = {"prompt": "Add 2 and 3.", "completion": "5", "answer": "5", "answer_type": "number", "split": "train"}
+    for name in ("one", "two"):
+        lines = [row | {"id": f"{name}-a"}, row | {"id": f"{name}-b", "prompt": "Add 2 and 4.", "split": "id"}]
+        (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    stages = [{"name": name, "problems": str(tmp_path / f"{name}.jsonl"), "split": OPEN} for name in ("one", "two")]
+    with pytest.raises(UserError, match="The stages 1-one and 2-two learn the same rows"):
+        run_recipe(staged(stages), tmp_path / "run", COMMAND)
+
+
+def test_steps_after_the_last_log_are_paid_for_too(tmp_path: Path) -> None:
+    run_recipe(staged([STAGES[0]], guard=None, baseline=None), tmp_path / "run", COMMAND)
+    every_step = json.loads((tmp_path / "run" / "stages.json").read_text())["train"][0]
+    given = staged([STAGES[0] | {"train": {"logging_steps": 100}}], guard=None, baseline=None)
+    run_recipe(given, tmp_path / "rare", COMMAND)
+    rarely = json.loads((tmp_path / "rare" / "stages.json").read_text())["train"][0]
+    assert (rarely["steps"], rarely["tokens"]) == (every_step["steps"], every_step["tokens"])
+    assert rarely["seconds"] > 0
 
 
 @pytest.mark.parametrize(

@@ -27,6 +27,6 @@ def forward_transfer(R: Matrix, b: Sequence[float]) -> float:
 
 
 def forgetting(R: Matrix) -> float:
-    """mean_{j<T} (max_{i<T} R_ij - R_Tj): maximum minus last, over the tasks i that had trained j; 0 for one task."""
+    """mean_{j<T} (max_{j<=i<T} R_ij - R_Tj): the best since task j was trained, minus the last; 0 for one task."""
     last = len(R) - 1
     return fmean(max(R[i][j] for i in range(j, last)) - R[last][j] for j in range(last)) if last else 0.0

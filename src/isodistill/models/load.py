@@ -28,6 +28,7 @@ __all__ = [
     "load_model",
     "load_student",
     "load_tokenizer",
+    "student_tokenizer",
 ]
 
 SMOLLM2 = "smollm2-135m"
@@ -69,6 +70,11 @@ def load_student(source: str) -> Student:
     folder, name = _resolve(source)
     tokenizer = load_tokenizer(folder)
     return Student(load_model(folder), tokenizer, name)
+
+
+def student_tokenizer(source: str) -> PreTrainedTokenizerBase:
+    """The tokenizer of ``load_student(source)`` alone."""
+    return load_tokenizer(_resolve(source)[0])
 
 
 def load_model(folder: str | Path) -> PreTrainedModel:

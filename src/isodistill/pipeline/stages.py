@@ -13,9 +13,12 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+from isodistill.data.encode import encode_rows
 from isodistill.data.load import load_rows
 from isodistill.errors import UserError
+from isodistill.models.load import student_tokenizer
 from isodistill.models.tiny import TINY, make_tiny_student
+from isodistill.objectives import LabelMultitask
 from isodistill.pipeline.problems import check_askable, learned_file, make_problems
 from isodistill.pipeline.ranks import is_main, wait_for_all
 from isodistill.pipeline.stage_numbers import STAGES, asked, write_numbers
@@ -24,6 +27,7 @@ from isodistill.pipeline.steps import evaluate_student, resolved, train_student,
 from isodistill.pipeline.teach import teach_rows
 from isodistill.recipe import Recipe, parse_recipe
 from isodistill.report import write_stage_report
+from isodistill.training.config import DistillConfig
 from isodistill.training.guarding import guard_clashes
 from isodistill.training.slots import fill_guard, fill_slots
 
@@ -150,8 +154,29 @@ def _prepare(recipe: Recipe, folder: Path) -> None:
             raise UserError(f"Stage {name}: {error}") from error
     if recipe.student == TINY:
         _save_tiny(recipe, stages, folder)
-    for name, stage in stage_recipes(_with_base(recipe, folder)).items():
+    stages = stage_recipes(_with_base(recipe, folder))
+    _require_rows(stages, folder)
+    for name, stage in stages.items():
         write_recipe(stage, folder / "stages" / name)
+
+
+def _require_rows(stages: Mapping[str, Recipe], folder: Path) -> None:
+    """Refuse, before any training, a stage that has nothing to learn, or only what another one has."""
+    learned: dict[str, str] = {}
+    for name, stage in stages.items():
+        rows = load_rows(learned_file(stage, folder / "stages" / name, "train"), max_refused=0).rows
+        alike = digest(sorted(str((row.prompt, row.completion)) for row in rows))
+        if alike in learned:
+            raise UserError(f"The stages {learned[alike]} and {name} learn the same rows; leave one out.")
+        learned[alike] = name
+        objective = fill_slots(stage.method, stage.objective, stage.alignment, stage.term)[0]
+        if isinstance(objective, LabelMultitask):
+            rows = objective.expand(rows)
+        longest = stage.train.get("max_length", DistillConfig.max_length)
+        try:
+            encode_rows(rows, student_tokenizer(stage.student), longest, stage.max_refused)
+        except UserError as error:
+            raise UserError(f"Stage {name}: {error}") from error
 
 
 def _require_fit(name: str, stage: Recipe) -> None:

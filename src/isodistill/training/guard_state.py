@@ -24,14 +24,22 @@ def fingerprint(model: nn.Module) -> dict[str, str]:
     """Digests of the student: ``base`` of what no adapter can change, ``adapted`` of the weights below the adapters,
     to which earlier ones may have been added, ``adapter`` of the trainable tensors.
 
-    Sums of the bits as whole numbers, so neither the number of threads nor the device changes them.
+    Sums of the bits as whole numbers, weighted by row and by column, so neither the number of threads nor the device
+    changes them, and exchanged rows or columns do.
     """
     digests = {"base": hashlib.sha256(), "adapted": hashlib.sha256(), "adapter": hashlib.sha256()}
     for name, p in model.named_parameters():
         bits = p.detach().contiguous().view(torch.int32 if p.element_size() == 4 else torch.int16)
         part = "adapter" if p.requires_grad else "adapted" if "base_layer" in name else "base"
-        digests[part].update(json.dumps([name, list(p.shape), int(bits.sum(dtype=torch.int64))]).encode())
+        sums = [_weighted(bits.reshape(len(bits), -1), dim) for dim in (0, 1)] if bits.dim() else [int(bits)]
+        digests[part].update(json.dumps([name, list(p.shape), *sums]).encode())
     return {part: digest.hexdigest() for part, digest in digests.items()}
+
+
+def _weighted(bits: Tensor, dim: int) -> int:
+    """Sum over ``dim`` first, then over the other one with weights 1, 2, ...; overflow wraps alike everywhere."""
+    sums = bits.sum(dim, dtype=torch.int64)
+    return int((sums * torch.arange(1, len(sums) + 1, device=sums.device)).sum())
 
 
 def write_guard_state(folder: Path, tensors: dict[str, Tensor], about: dict[str, Any]) -> None:

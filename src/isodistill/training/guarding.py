@@ -17,7 +17,7 @@ from isodistill.alignment import Alignment
 from isodistill.data.collate import collate
 from isodistill.data.encode import Encoded
 from isodistill.data.files import write_lines
-from isodistill.guards import Guard, Nodes, drift_summary, node_groups
+from isodistill.guards import Angular, Guard, Nodes, drift_summary, node_groups
 from isodistill.guards.ranks import summed
 from isodistill.models.lora import DomainGradients
 from isodistill.objectives import CrossEntropy, StudentOutput, TrainedTokens
@@ -39,9 +39,13 @@ def guard_clashes(guard: Guard, name: str, alignment: Alignment) -> list[str]:
     return found
 
 
-def guard_obstacles(guard: Guard, name: str, model: nn.Module, alignment: Alignment, teacher: Any) -> list[str]:
+def guard_obstacles(
+    guard: Guard, name: str, model: nn.Module, alignment: Alignment, teacher: Any, max_steps: int
+) -> list[str]:
     """Why the guard cannot protect this student in this training; empty where it can."""
     found = guard.obstacles(model) + guard_clashes(guard, name, alignment)
+    if isinstance(guard, Angular) and guard.mode != "monitor" and 0 < max_steps < guard.every:
+        found.append(f"angular would never measure: guard.every is {guard.every}, and there are {max_steps} steps")
     if guard.learns_again and isinstance(teacher, LogitCache):
         found.append(
             f"{name} learns old rows again, of which the cache of teacher_top_k knows nothing; set teacher_top_k to 0, "

@@ -46,6 +46,6 @@ class StopOnSignal(TrainerCallback):
             dist.all_reduce(flag)
             self.asked = bool(flag)
         if self.asked:
-            control.should_save = True
+            control.should_log = control.should_save = True
             control.should_training_stop = True
         return control

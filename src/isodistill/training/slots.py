@@ -5,12 +5,13 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Mapping
 from difflib import get_close_matches
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_type_hints
 
 from isodistill.alignment import ALIGNMENTS, Alignment
 from isodistill.errors import UserError
 from isodistill.guards import GUARDS, Guard
 from isodistill.objectives import OBJECTIVES, Objective
+from isodistill.recipe import typed
 from isodistill.terms import TERMS, Term
 
 __all__ = ["PRESETS", "fill_guard", "fill_slots"]
@@ -46,6 +47,9 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
         for name in _WITH_TERM
     },
 }
+
+_NUMBERS = (int, float, bool, int | None, float | None)
+"""What is checked here: 2.5 rows would be an error only where they are counted, perhaps after a stage was trained."""
 
 T = TypeVar("T")
 
@@ -99,6 +103,10 @@ def _build(slot: str, options: dict[str, Any], known: Mapping[str, Callable[...,
     allowed = inspect.signature(make).parameters
     for key in given:
         _known(f"option of {slot} {options['name']}", key, allowed)
+    hints = get_type_hints(make)
+    for key, value in given.items():
+        if hints.get(key) in _NUMBERS:
+            given[key] = typed(value, hints[key], f"{slot}.{key}", "the settings", allowed[key].default)
     try:
         return make(**given)
     except TypeError as error:  # a text where a number is meant, say; the error does not name the option
