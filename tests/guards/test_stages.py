@@ -208,6 +208,13 @@ def dense_rows(trainer: DistillTrainer) -> dict[str, Tensor]:
     return found
 
 
+def test_a_stage_too_short_to_measure_in_is_refused(make_stage: MakeStage) -> None:
+    guard = FREEZE | {"every": 4}
+    first = finish(make_stage("first", guard))  # where nothing is frozen anyway
+    with pytest.raises(UserError, match=r"never measure: guard\.every is 4, and there are 3 steps"):
+        make_stage("second", guard, first, task=1)
+
+
 def test_replay_keeps_rows_that_were_drawn(make_stage: MakeStage) -> None:
     kept = []
     for seed in (3, 4):
@@ -400,7 +407,6 @@ def test_a_damaged_or_missing_state_is_named(make_stage: MakeStage) -> None:
         ({"name": "ewc", "n_samples": 2.5}, "guard.n_samples in the settings must be int, but is 2.5"),
         ({"name": "replay", "buffer": 2.5}, "guard.buffer in the settings must be int"),
         ({"name": "angular", "every": 2.5}, "guard.every in the settings must be int"),
-        ({"name": "angular", "mode": "freeze", "every": 4}, "never measure: guard.every is 4, and there are 3 steps"),
         ({"name": "si", "c": math.inf}, "c is inf"),
         ({"name": "lwf", "T": math.inf}, "T is inf"),
         ({"name": "replay", "lam": math.nan}, "lam is nan"),

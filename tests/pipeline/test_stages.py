@@ -270,6 +270,7 @@ def test_steps_after_the_last_log_are_paid_for_too(tmp_path: Path) -> None:
             "Stage 2-inclusion cannot be trained: angular freeze holds one factor",
         ),
         ({"name": "none"}, {"train": {"shard_base": True}}, "Stage 2-inclusion: drift is measured against whole"),
+        ({"name": "angular", "mode": "freeze"}, {}, "Stage 2-inclusion cannot be trained: angular would never measure"),
     ],
 )
 def test_a_guard_that_a_later_stage_cannot_have_is_refused_before_any_training(

@@ -28,7 +28,7 @@ from isodistill.pipeline.teach import teach_rows
 from isodistill.recipe import Recipe, parse_recipe
 from isodistill.report import write_stage_report
 from isodistill.training.config import DistillConfig
-from isodistill.training.guarding import guard_clashes
+from isodistill.training.guarding import guard_clashes, never_measures
 from isodistill.training.slots import fill_guard, fill_slots
 
 __all__ = ["STAGES", "run_stages", "stage_recipes", "train_stages"]
@@ -138,9 +138,9 @@ def _prepare(recipe: Recipe, folder: Path) -> None:
     for left in folder.glob("**/.*.tmp"):  # by a killed run
         left.unlink()
     stages = stage_recipes(recipe)
-    for name, stage in stages.items():
+    for number, (name, stage) in enumerate(stages.items()):
         resolved(stage)  # refuses unknown keys before they are written down
-        _require_fit(name, stage)
+        _require_fit(name, stage, first=number == 0)
     write_recipe(recipe, folder)
     for name, stage in stages.items():
         path = folder / "stages" / name
@@ -179,10 +179,14 @@ def _require_rows(stages: Mapping[str, Recipe], folder: Path) -> None:
             raise UserError(f"Stage {name}: {error}") from error
 
 
-def _require_fit(name: str, stage: Recipe) -> None:
-    """Refuse a guard that cannot work under the alignment of a stage, before the stages ahead of it are trained."""
+def _require_fit(name: str, stage: Recipe, *, first: bool) -> None:
+    """Refuse a guard that cannot work in a stage, before the stages ahead of it are trained."""
     alignment = fill_slots(stage.method, stage.objective, stage.alignment, stage.term)[1]
-    if found := guard_clashes(*fill_guard(stage.guard), alignment):
+    guard, guard_name = fill_guard(stage.guard)
+    found = guard_clashes(guard, guard_name, alignment)
+    if not first:
+        found += never_measures(guard, stage.train.get("steps", 0))
+    if found:
         raise UserError(f"Stage {name} cannot be trained: {'; '.join(found)}.")
     if stage.train.get("shard_base"):
         raise UserError(f"Stage {name}: drift is measured against whole frozen layers; leave train.shard_base out.")

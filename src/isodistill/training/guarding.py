@@ -22,10 +22,11 @@ from isodistill.guards.ranks import summed
 from isodistill.models.lora import DomainGradients
 from isodistill.objectives import CrossEntropy, StudentOutput, TrainedTokens
 from isodistill.teachers.logits import LogitCache
+from isodistill.training.config import DistillConfig
 from isodistill.training.forward import open_student, trained_tokens
 from isodistill.training.guard_state import fingerprint, read_guard_state, write_guard_state
 
-__all__ = ["Guarding", "guard_clashes", "guard_obstacles"]
+__all__ = ["Guarding", "guard_clashes", "guard_obstacles", "never_measures"]
 
 
 def guard_clashes(guard: Guard, name: str, alignment: Alignment) -> list[str]:
@@ -39,13 +40,20 @@ def guard_clashes(guard: Guard, name: str, alignment: Alignment) -> list[str]:
     return found
 
 
+def never_measures(guard: Guard, steps: int) -> list[str]:
+    """Why a stage after the first would be too short for the guard's decisions; empty where it is long enough."""
+    if not isinstance(guard, Angular) or guard.mode == "monitor" or not 0 < steps < guard.every:
+        return []
+    return [f"angular would never measure: guard.every is {guard.every}, and there are {steps} steps"]
+
+
 def guard_obstacles(
-    guard: Guard, name: str, model: nn.Module, alignment: Alignment, teacher: Any, max_steps: int
+    guard: Guard, name: str, model: nn.Module, alignment: Alignment, teacher: Any, args: DistillConfig
 ) -> list[str]:
     """Why the guard cannot protect this student in this training; empty where it can."""
     found = guard.obstacles(model) + guard_clashes(guard, name, alignment)
-    if isinstance(guard, Angular) and guard.mode != "monitor" and 0 < max_steps < guard.every:
-        found.append(f"angular would never measure: guard.every is {guard.every}, and there are {max_steps} steps")
+    if args.guard_state is not None:
+        found += never_measures(guard, args.max_steps)
     if guard.learns_again and isinstance(teacher, LogitCache):
         found.append(
             f"{name} learns old rows again, of which the cache of teacher_top_k knows nothing; set teacher_top_k to 0, "

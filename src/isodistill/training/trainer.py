@@ -111,7 +111,7 @@ class DistillTrainer(ResumableTrainer):
         features = term is not None and term.needs_teacher
         obstacles = teacher_obstacles(self.objective, teacher_model, model, *who, features=features)
         obstacles += self.term.obstacles(self.alignment, encoded, model, teacher_model)
-        obstacles += guard_obstacles(guard, guard_name, model, self.alignment, teacher_model, args.max_steps)
+        obstacles += guard_obstacles(guard, guard_name, model, self.alignment, teacher_model, args)
         segmented = takes_segments(model, args, self.alignment, self.domains, obstacles, self.objective)
         self.segmented = segmented and not self.term.more_rows
         if args.shard_base:
