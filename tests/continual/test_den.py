@@ -148,6 +148,26 @@ def test_bands_give_small_drifts_their_old_weights_back() -> None:
     assert torch.equal(den.model(x, 0), before)
 
 
+def test_a_restored_unit_reads_the_copies_and_a_replaced_one_does_not() -> None:
+    """Half of layer 0 turns, layer 1 hardly moves: the copies carry the new task through the restored units."""
+    den = learner(SplitRule(mode="bands", lower=0.02, threshold=0.02, k_max=None), tasks=1, expand=0, short_steps=0)
+    x, model = task(9)[0], den.model
+    known = model(x, 0).detach()
+    old = [(W.detach().clone(), b.detach().clone()) for W, b in zip(model.W, model.b, strict=True)]
+    model.add_head(3, den.generator)
+    model.W[0].data[:4] += 0.5 * torch.randn(4, 6, generator=den.generator)
+    model.W[1].data[0] += 0.5 * torch.randn(8, generator=den.generator)
+    model.W[1].data[1:] *= 1 + 1e-4
+    before = model(x, 1).detach()
+    selected = [torch.ones(len(W), dtype=torch.bool) for W in model.W]
+    assert den._split(*task(1), 1, old, selected) == (5, 10)
+    torch.testing.assert_close(model(x, 1), before, rtol=1e-3, atol=1e-3)
+    assert torch.equal(model(x, 0), known)
+    copies, replaced = model.born[0] == 1, model.until[1] == 1
+    assert torch.equal(model.W[1][1:7][:, copies].sort(1)[0], old[1][0][1:, :4].sort(1)[0])
+    assert (model.W[1][replaced][:, copies] == 0).all()
+
+
 def test_the_group_lasso_takes_units_away_again() -> None:
     assert learner(SplitRule(threshold=math.pi), loss_threshold=0.0, expand=3).growth[-1]["expanded"] == 6
     pruned = learner(SplitRule(threshold=math.pi), loss_threshold=0.0, expand=3, prune=1e9)

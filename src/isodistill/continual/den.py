@@ -31,7 +31,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 from torch.nn import functional as F
 
-from isodistill.continual.decide import SplitRule
+from isodistill.continual.decide import Decision, SplitRule
 from isodistill.continual.mlp import GrowingMLP
 from isodistill.errors import UserError
 
@@ -327,7 +327,7 @@ class AngularDEN:
             self._duplicate(layer, decision.duplicate, task)
         # The columns of a replaced unit go back for the heads that read it; tasks from here on read its copy.
         for layer, decision in enumerate(decisions):
-            self._give_back(layer, torch.cat([decision.duplicate, decision.restore]), old[layer])
+            self._give_back(layer, decision, old[layer], decisions[layer - 1].duplicate if layer else None)
             if layer + 1 < len(old):
                 W_old = old[layer + 1][0]
                 columns = decision.duplicate
@@ -346,9 +346,22 @@ class AngularDEN:
         model.append(layer, W[units], b[units], above.data[:, units], task)
         model.until[layer][units] = task
 
-    def _give_back(self, layer: int, units: Tensor, old: tuple[Tensor, Tensor]) -> None:
-        """The old incoming weights of units; nothing from units that are younger than they."""
+    def _give_back(self, layer: int, decision: Decision, old: tuple[Tensor, Tensor], replaced: Tensor | None) -> None:
+        """The old incoming weights of units, once all copies stand.
+
+        Args:
+            layer: hidden layer.
+            decision: its units; duplicated ones then take nothing from younger units.
+            old: weights and biases before the task.
+            replaced: units of the layer below that copies replaced; None for the inputs.
+        """
         W, b = self.model.W[layer].data, self.model.b[layer].data
         W_old, b_old = old
-        W[units] = torch.cat([W_old[units], torch.zeros(len(units), W.shape[1] - W_old.shape[1])], dim=1)
+        units = torch.cat([decision.duplicate, decision.restore])
+        W[units, : W_old.shape[1]] = W_old[units]
         b[units] = b_old[units]
+        W[decision.duplicate, W_old.shape[1] :] = 0
+        if replaced is not None:
+            # The task goes on reading a restored unit, and that unit now reads the copies in the replaced ones' place.
+            copies = torch.arange(W.shape[1] - len(replaced), W.shape[1])
+            W[decision.restore[:, None], copies] = W_old[decision.restore][:, replaced]
