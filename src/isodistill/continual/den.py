@@ -33,6 +33,7 @@ from torch.nn import functional as F
 
 from isodistill.continual.decide import Decision, SplitRule
 from isodistill.continual.mlp import GrowingMLP
+from isodistill.continual.rows import check_rows
 from isodistill.errors import UserError
 
 __all__ = ["AngularDEN", "DenOptions"]
@@ -86,11 +87,15 @@ class DenOptions:
             ("steps", "head_steps", "short_steps", "expand"),
             ("lr", "l1", "drift", "group_lasso", "prune"),
         )
-        for name in (*steps, *strengths, "loss_threshold"):
+        for name in (*steps, "batch", "max_units"):
+            value, least = getattr(self, name), 0 if name in steps else 1
+            if type(value) is not int or value < least:  # True is an int to Python
+                raise ValueError(f"{name} is {value}; it must be a whole number, {least} or more")
+        for name in (*strengths, "loss_threshold"):
             if not 0 <= getattr(self, name) < math.inf:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be 0 or more, and finite")
-        if self.batch < 1 or self.max_units < 1:
-            raise ValueError(f"batch is {self.batch} and max_units {self.max_units}; both must be at least 1")
+        if not math.isfinite(self.select_threshold):
+            raise ValueError(f"select_threshold is {self.select_threshold}; it must be finite, below 0 for everything")
 
 
 class AngularDEN:
@@ -113,19 +118,30 @@ class AngularDEN:
         self.growth: list[dict[str, int]] = []
 
     def learn(self, x: Tensor, y: Tensor, n_classes: int) -> None:
-        """Train on the rows of the next task.
+        """Train on the rows of the next task; whatever stops it, the network is then as it was before.
+
+        Args:
+            x: (N, n) inputs, float32 and finite.
+            y: (N,) classes, whole numbers from 0 to n_classes - 1.
+            n_classes: outputs of the new head.
 
         Raises:
-            ValueError: there are no rows, or a layer would outgrow ``max_units``; the network is then as it was before.
+            ValueError: there are no rows, inputs or classes are not as above, a layer would outgrow ``max_units``, or
+                the training diverged.
         """
-        if not len(x):
-            raise ValueError(f"task {len(self.growth)} has no rows to train on")
+        task = len(self.growth)
+        check_rows(x, y, n_classes, self.model.sizes[0], task)
         before = copy.deepcopy(self.model), self.generator.get_state()
         try:
-            self._learn(x, y, n_classes)
-        except ValueError:
+            self._learn(x, y.long(), n_classes)
+            if not all(bool(p.isfinite().all()) for p in self.model.parameters()):
+                raise ValueError(
+                    f"task {task} left weights that are not finite; lower lr ({self.options.lr}) or scale x"
+                )
+        except BaseException:  # a KeyboardInterrupt too: half a task is no state to go on from
             self.model, state = before
             self.generator.set_state(state)
+            del self.growth[task:]
             raise
 
     def _learn(self, x: Tensor, y: Tensor, n_classes: int) -> None:
