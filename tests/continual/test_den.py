@@ -148,6 +148,26 @@ def test_bands_give_small_drifts_their_old_weights_back() -> None:
     assert torch.equal(den.model(x, 0), before)
 
 
+def test_a_restored_unit_reads_the_copies_and_a_replaced_one_does_not() -> None:
+    """Half of layer 0 turns, layer 1 hardly moves: the copies carry the new task through the restored units."""
+    den = learner(SplitRule(mode="bands", lower=0.02, threshold=0.02, k_max=None), tasks=1, expand=0, short_steps=0)
+    x, model = task(9)[0], den.model
+    known = model(x, 0).detach()
+    old = [(W.detach().clone(), b.detach().clone()) for W, b in zip(model.W, model.b, strict=True)]
+    model.add_head(3, den.generator)
+    model.W[0].data[:4] += 0.5 * torch.randn(4, 6, generator=den.generator)
+    model.W[1].data[0] += 0.5 * torch.randn(8, generator=den.generator)
+    model.W[1].data[1:] *= 1 + 1e-4
+    before = model(x, 1).detach()
+    selected = [torch.ones(len(W), dtype=torch.bool) for W in model.W]
+    assert den._split(*task(1), 1, old, selected) == (5, 10)
+    torch.testing.assert_close(model(x, 1), before, rtol=1e-3, atol=1e-3)
+    assert torch.equal(model(x, 0), known)
+    copies, replaced = model.born[0] == 1, model.until[1] == 1
+    assert torch.equal(model.W[1][1:7][:, copies].sort(1)[0], old[1][0][1:, :4].sort(1)[0])
+    assert (model.W[1][replaced][:, copies] == 0).all()
+
+
 def test_the_group_lasso_takes_units_away_again() -> None:
     assert learner(SplitRule(threshold=math.pi), loss_threshold=0.0, expand=3).growth[-1]["expanded"] == 6
     pruned = learner(SplitRule(threshold=math.pi), loss_threshold=0.0, expand=3, prune=1e9)
@@ -232,6 +252,9 @@ def test_a_stream_stopped_inside_a_task_goes_on_bit_for_bit(tmp_path: Path, monk
         ({"metric": "euclid"}, "metric is 'euclid'"),
         ({"metric": "random"}, "needs mode quantile"),
         ({"k_max": -1}, "k_max is -1"),
+        ({"k_max": 2.5}, "k_max is 2.5"),
+        ({"norm_guard": math.nan}, "norm_guard is nan"),
+        ({"norm_guard": math.inf}, "norm_guard is inf"),
         ({"norm_guard": 0.0}, "norm_guard is 0.0"),
         ({"mode": "quantile", "norm_guard": 0.5}, "norm_guard is 0.5 in mode quantile"),
     ],
@@ -241,7 +264,13 @@ def test_thresholds_out_of_range_are_refused(options: dict[str, Any], message: s
         SplitRule(**options)
 
 
-@pytest.mark.parametrize("options", [{"lr": math.nan}, {"drift": math.inf}, {"steps": -1}, {"batch": 0}])
+@pytest.mark.parametrize(
+    "options",
+    [
+        *({"lr": math.nan}, {"drift": math.inf}, {"select_threshold": math.nan}, {"select_threshold": math.inf}),
+        *({"steps": -1}, {"steps": 2.5}, {"expand": 2.0}, {"batch": 0}, {"max_units": math.nan}, {"max_units": 0}),
+    ],
+)
 def test_settings_out_of_range_are_refused(options: dict[str, Any]) -> None:
     (name,) = options
     with pytest.raises(ValueError, match=f"{name} is"):
@@ -263,3 +292,62 @@ def test_no_rows_and_too_much_growth_are_said() -> None:
     assert torch.equal(den.model(x, 1), other.model(x, 1))
     with pytest.raises(ValueError, match="task 0 has no rows"):
         learner(tasks=0).learn(torch.zeros(0, 6), torch.zeros(0).long(), 3)
+
+
+X, Y = task(1)
+
+
+@pytest.mark.parametrize(
+    ("x", "y", "message"),
+    [
+        (X[:, :5], Y, r"x has shape \(40, 5\).*\(N, 6\)"),
+        (X[0], Y[:6], r"x has shape \(6,\)"),
+        (X.double(), Y, r"x is torch\.float64"),
+        (X.where(torch.arange(40)[:, None] != 7, math.nan), Y, "row 7 of x holds nan in column 0"),
+        (X.where(torch.arange(40)[:, None] != 7, -math.inf), Y, "row 7 of x holds -inf in column 0"),
+        (X, Y[:39], r"y has shape \(39,\); give one class per row of x: \(40,\)"),
+        (X, F.one_hot(Y, 3), r"y has shape \(40, 3\)"),
+        (X, Y.float(), r"y is torch\.float32"),
+        (X, Y == 1, r"y is torch\.bool"),
+        (X, Y.where(torch.arange(40) != 3, 3), "row 3 of y has class 3; they go from 0 to 2"),
+        (X, Y.where(torch.arange(40) != 3, -100), "row 3 of y has class -100"),
+    ],
+)
+def test_bad_rows_are_refused_and_change_nothing(x: Tensor, y: Tensor, message: str) -> None:
+    den, other = learner(tasks=1), learner(tasks=1)
+    with pytest.raises(ValueError, match=message):
+        den.learn(x, y, n_classes=3)
+    for each in (den, other):
+        each.learn(X, Y.int(), n_classes=3)
+    assert den.growth == other.growth
+    assert all(torch.equal(p, q) for p, q in zip(den.model.parameters(), other.model.parameters(), strict=True))
+
+
+@pytest.mark.parametrize("n_classes", [0, 2.5])
+def test_a_head_has_a_whole_number_of_classes(n_classes: Any) -> None:
+    with pytest.raises(ValueError, match=f"task 0: n_classes is {n_classes}"):
+        learner(tasks=0).learn(X, Y, n_classes)
+
+
+@pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
+def test_whatever_stops_a_task_leaves_the_network_as_it_was(
+    monkeypatch: pytest.MonkeyPatch, error: type[BaseException]
+) -> None:
+    den = learner(tasks=1)
+    before, state = [p.detach().clone() for p in den.model.parameters()], den.generator.get_state()
+
+    def stop(*args: Any) -> None:
+        raise error
+
+    monkeypatch.setattr(den, "_split", stop)
+    with pytest.raises(error):
+        den.learn(X, Y, n_classes=3)
+    assert all(torch.equal(p, q) for p, q in zip(den.model.parameters(), before, strict=True))
+    assert torch.equal(den.generator.get_state(), state)
+
+
+def test_a_training_that_diverged_is_said() -> None:
+    den = learner(tasks=0, lr=1e30)
+    with pytest.raises(ValueError, match=r"task 0 left weights that are not finite; lower lr \(1e\+30\)"):
+        den.learn(X, Y, n_classes=3)
+    assert len(den.model.heads) == len(den.growth) == 0

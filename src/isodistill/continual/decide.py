@@ -70,10 +70,12 @@ class SplitRule:
             raise ValueError(f"lower is {self.lower}; it must lie between 0 and threshold ({self.threshold})")
         if not 0 <= self.quantile <= 1:
             raise ValueError(f"quantile is {self.quantile}; it is a share, 0 to 1")
-        if self.norm_guard is not None and (self.norm_guard <= 0 or self.mode == "quantile"):
-            raise ValueError(f"norm_guard is {self.norm_guard} in mode {self.mode}; it is above 0, in select or bands")
-        if self.k_max is not None and self.k_max < 0:
-            raise ValueError(f"k_max is {self.k_max}; it must be 0 or more, or None for no limit")
+        if self.norm_guard is not None and (not 0 < self.norm_guard < math.inf or self.mode == "quantile"):
+            raise ValueError(
+                f"norm_guard is {self.norm_guard} in mode {self.mode}; it is above 0 and finite, in select or bands"
+            )
+        if self.k_max is not None and (type(self.k_max) is not int or self.k_max < 0):  # True is an int to Python
+            raise ValueError(f"k_max is {self.k_max}; it must be a whole number, 0 or more, or None for no limit")
 
     def __call__(self, old: Tensor, new: Tensor, selected: Tensor, generator: torch.Generator) -> Decision:
         """Decide about the units of a layer.

@@ -31,8 +31,9 @@ from safetensors.torch import save_file
 from torch import Tensor
 from torch.nn import functional as F
 
-from isodistill.continual.decide import SplitRule
+from isodistill.continual.decide import Decision, SplitRule
 from isodistill.continual.mlp import GrowingMLP
+from isodistill.continual.rows import check_rows
 from isodistill.errors import UserError
 
 __all__ = ["AngularDEN", "DenOptions"]
@@ -86,11 +87,15 @@ class DenOptions:
             ("steps", "head_steps", "short_steps", "expand"),
             ("lr", "l1", "drift", "group_lasso", "prune"),
         )
-        for name in (*steps, *strengths, "loss_threshold"):
+        for name in (*steps, "batch", "max_units"):
+            value, least = getattr(self, name), 0 if name in steps else 1
+            if type(value) is not int or value < least:  # True is an int to Python
+                raise ValueError(f"{name} is {value}; it must be a whole number, {least} or more")
+        for name in (*strengths, "loss_threshold"):
             if not 0 <= getattr(self, name) < math.inf:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be 0 or more, and finite")
-        if self.batch < 1 or self.max_units < 1:
-            raise ValueError(f"batch is {self.batch} and max_units {self.max_units}; both must be at least 1")
+        if not math.isfinite(self.select_threshold):
+            raise ValueError(f"select_threshold is {self.select_threshold}; it must be finite, below 0 for everything")
 
 
 class AngularDEN:
@@ -113,19 +118,30 @@ class AngularDEN:
         self.growth: list[dict[str, int]] = []
 
     def learn(self, x: Tensor, y: Tensor, n_classes: int) -> None:
-        """Train on the rows of the next task.
+        """Train on the rows of the next task; whatever stops it, the network is then as it was before.
+
+        Args:
+            x: (N, n) inputs, float32 and finite.
+            y: (N,) classes, whole numbers from 0 to n_classes - 1.
+            n_classes: outputs of the new head.
 
         Raises:
-            ValueError: there are no rows, or a layer would outgrow ``max_units``; the network is then as it was before.
+            ValueError: there are no rows, inputs or classes are not as above, a layer would outgrow ``max_units``, or
+                the training diverged.
         """
-        if not len(x):
-            raise ValueError(f"task {len(self.growth)} has no rows to train on")
+        task = len(self.growth)
+        check_rows(x, y, n_classes, self.model.sizes[0], task)
         before = copy.deepcopy(self.model), self.generator.get_state()
         try:
-            self._learn(x, y, n_classes)
-        except ValueError:
+            self._learn(x, y.long(), n_classes)
+            if not all(bool(p.isfinite().all()) for p in self.model.parameters()):
+                raise ValueError(
+                    f"task {task} left weights that are not finite; lower lr ({self.options.lr}) or scale x"
+                )
+        except BaseException:  # a KeyboardInterrupt too: half a task is no state to go on from
             self.model, state = before
             self.generator.set_state(state)
+            del self.growth[task:]
             raise
 
     def _learn(self, x: Tensor, y: Tensor, n_classes: int) -> None:
@@ -327,7 +343,7 @@ class AngularDEN:
             self._duplicate(layer, decision.duplicate, task)
         # The columns of a replaced unit go back for the heads that read it; tasks from here on read its copy.
         for layer, decision in enumerate(decisions):
-            self._give_back(layer, torch.cat([decision.duplicate, decision.restore]), old[layer])
+            self._give_back(layer, decision, old[layer], decisions[layer - 1].duplicate if layer else None)
             if layer + 1 < len(old):
                 W_old = old[layer + 1][0]
                 columns = decision.duplicate
@@ -346,9 +362,22 @@ class AngularDEN:
         model.append(layer, W[units], b[units], above.data[:, units], task)
         model.until[layer][units] = task
 
-    def _give_back(self, layer: int, units: Tensor, old: tuple[Tensor, Tensor]) -> None:
-        """The old incoming weights of units; nothing from units that are younger than they."""
+    def _give_back(self, layer: int, decision: Decision, old: tuple[Tensor, Tensor], replaced: Tensor | None) -> None:
+        """The old incoming weights of units, once all copies stand.
+
+        Args:
+            layer: hidden layer.
+            decision: its units; duplicated ones then take nothing from younger units.
+            old: weights and biases before the task.
+            replaced: units of the layer below that copies replaced; None for the inputs.
+        """
         W, b = self.model.W[layer].data, self.model.b[layer].data
         W_old, b_old = old
-        W[units] = torch.cat([W_old[units], torch.zeros(len(units), W.shape[1] - W_old.shape[1])], dim=1)
+        units = torch.cat([decision.duplicate, decision.restore])
+        W[units, : W_old.shape[1]] = W_old[units]
         b[units] = b_old[units]
+        W[decision.duplicate, W_old.shape[1] :] = 0
+        if replaced is not None:
+            # The task goes on reading a restored unit, and that unit now reads the copies in the replaced ones' place.
+            copies = torch.arange(W.shape[1] - len(replaced), W.shape[1])
+            W[decision.restore[:, None], copies] = W_old[decision.restore][:, replaced]
