@@ -297,8 +297,10 @@ class AngularDEN:
         self._require_room([k] * len(sizes))
         for layer in range(len(sizes)):
             n = model.W[layer].shape[1]
-            above = len(model.W[layer + 1]) if layer + 1 < len(sizes) else len(model.heads[task])
-            rows, columns = (self._small(shape, n) for shape in ((k, n), (above, k)))
+            rows = self._small((k, n), n)
+            # Into old units of the layer above nothing: these do not train here, and a draw would only disturb them.
+            inner = layer + 1 < len(sizes)
+            columns = torch.zeros(len(model.W[layer + 1]), k) if inner else self._small((len(model.heads[task]), k), n)
             model.append(layer, rows, torch.zeros(k), columns, task)
         added = [torch.arange(len(W)) >= size for W, size in zip(model.W, sizes, strict=True)]
         self._train(x, y, task, options.short_steps, self._masks(added), None, added)
