@@ -36,6 +36,8 @@ LABELS = {
     "angular": "ang-DEN, top tenth by angle",
     "l2": "DEN, top tenth by l2",
     "random_nodes": "DEN, a random tenth",
+    "angular_den": "ang-DEN as it comes: expansion, then at most 10 a layer above 0.1 pi",
+    "l2_den": "DEN as it comes: expansion, then at most 10 a layer above l2 0.05",
     "no_split": "DEN without splits",
     "ewc": "EWC, lam 100, per-sample Fisher",
     "si": "SI, c 0.1, xi 0.1",
@@ -157,11 +159,11 @@ SETTINGS: dict[str, tuple[str, Callable[[Path], Task], Callable[[Task, int], lis
 """Setting -> label, what reads its images, and what makes its tasks from them and a seed."""
 
 
-def den(rule: SplitRule) -> Callable[[list[Task], int], tuple[list[list[float]], float]]:
-    """A run of DEN with a rule."""
+def den(rule: SplitRule, expand: int = 0) -> Callable[[list[Task], int], tuple[list[list[float]], float]]:
+    """A run of DEN with a rule; ``expand`` units are added to each layer first where a task asks for more."""
 
     def run(tasks: list[Task], seed: int) -> tuple[list[list[float]], float]:
-        options = DenOptions(rule=rule, steps=STEPS, head_steps=50, short_steps=25, batch=BATCH, lr=LR, expand=0)
+        options = DenOptions(rule=rule, steps=STEPS, head_steps=50, short_steps=25, batch=BATCH, lr=LR, expand=expand)
         learner, R, sizes = AngularDEN([tasks[0][0].shape[1], *HIDDEN], options, seed), [], []
         for i, (x, y, _, _) in enumerate(tasks):
             learner.learn(x, y, CLASSES)
@@ -266,6 +268,8 @@ METHODS = {
     "angular": den(SplitRule(mode="quantile")),
     "l2": den(SplitRule(metric="l2", mode="quantile")),
     "random_nodes": den(SplitRule(metric="random", mode="quantile")),
+    "angular_den": den(SplitRule(), expand=10),
+    "l2_den": den(SplitRule(metric="l2", threshold=0.05), expand=10),
     "no_split": den(SplitRule(threshold=math.pi)),
     **{kind: fixed(kind) for kind in ("ewc", "si", "lwf", "l2_penalty", "none", "joint")},
 }
