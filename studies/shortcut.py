@@ -68,8 +68,8 @@ class Method:
 
     Attributes:
         redrawn: share of its training rows with a random colour.
-        at_loss_of: it stops where its own loss is first as low as the last one of this method; needs that method's line
-            and the folder of the run that goes all the way, ``erm``.
+        at_loss_of: it is ERM, stopped where the loss is first as low as the last one of this method, which needs a
+            line; where ``erm`` has no folder here, it is trained all the way first.
     """
 
     preset: str = "erm"

@@ -8,6 +8,7 @@ stages.json               R_ij and what follows from it, drift, costs
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -162,9 +163,16 @@ def _prepare(recipe: Recipe, folder: Path) -> None:
 
 def _require_rows(stages: Mapping[str, Recipe], folder: Path) -> None:
     """Refuse, before any training, a stage that has nothing to learn, or only what another one has."""
+    files = {name: learned_file(stage, folder / "stages" / name, "train") for name, stage in stages.items()}
+    told = [resolved(stage) for stage in stages.values()]
+    do = functools.partial(_read_rows, stages, files)
+    Stamps(folder).step("rows", digest(told, [*files.values()]), clear=lambda: None, do=do)
+
+
+def _read_rows(stages: Mapping[str, Recipe], files: Mapping[str, Path]) -> None:
     learned: dict[str, str] = {}
     for name, stage in stages.items():
-        rows = load_rows(learned_file(stage, folder / "stages" / name, "train"), max_refused=0).rows
+        rows = load_rows(files[name], max_refused=0).rows
         alike = digest(sorted(str((row.prompt, row.completion)) for row in rows))
         if alike in learned:
             raise UserError(f"The stages {learned[alike]} and {name} learn the same rows; leave one out.")

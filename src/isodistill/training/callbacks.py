@@ -47,12 +47,6 @@ class MetricsFile(TrainerCallback):
             pass
         raise UserError(f"{self.path}, line {number} is damaged. Delete that line and start the same command again.")
 
-    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> Any:
-        """The last step is logged, wherever it lies between two logs: seconds and tokens of a run are all there."""
-        if state.global_step >= state.max_steps or control.should_training_stop:
-            control.should_log = True
-        return control
-
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **kwargs: Any) -> None:
         """Write one line."""
         if state.is_world_process_zero and logs is not None:

@@ -40,12 +40,14 @@ class StopOnSignal(TrainerCallback):
         print("\nCtrl-C: finishing this step and saving a checkpoint; press again to stop at once.", flush=True)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> Any:
-        """Save and stop once asked."""
+        """Save and stop once asked; whatever stops the training, its last step is logged, so that its cost is whole."""
         if args.world_size > 1:  # all ranks stop at one step, whichever of them was asked first
             flag = torch.tensor(int(self.asked), device=args.device)
             dist.all_reduce(flag)
             self.asked = bool(flag)
         if self.asked:
-            control.should_log = control.should_save = True
+            control.should_save = True
             control.should_training_stop = True
+        if control.should_training_stop:
+            control.should_log = True
         return control
