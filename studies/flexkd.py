@@ -31,7 +31,7 @@ LOG = Path("docs/results/flexkd-runs.jsonl")
 TASKS = ("summaries", "topics", "instructions")
 CORE = ("sft", "kd", "projector", "cka", "mse_first", "flexkd", "flexkd_kd")
 CONTROLS = ("random", "lowest", "variance", "standardised_mse")
-WIDTHS = ("sft", "kd", "projector", "flexkd")
+WIDTHS = ("sft", "kd", "projector", "cka", "mse_first", "flexkd")
 SHARES = (4, 8, 2, 1)
 """Teacher widths over student widths: the first with all methods and controls, the others with those of ``WIDTHS``."""
 BATCH = 32
@@ -53,6 +53,8 @@ def main() -> None:
     for name in given.tasks:
         if given.seeds and (name, 0, "memory", SHARES[0]) not in done:
             append_log(LOG, memory_of_steps(name, given.data))
+        if given.seeds and (name, 0, "scoring", SHARES[0]) not in done:
+            append_log(LOG, cost_of_scoring(name, given.data))
     for share in SHARES:
         for name in given.tasks:
             for seed in given.seeds:
@@ -187,6 +189,18 @@ def memory_of_steps(name: str, data: Path | None) -> dict[str, Any]:
         found[method] = sum(kept.values()) + beside + own
         del loss
     return {"task": name, "seed": 0, "method": "memory", "share": SHARES[0], "bytes": found}
+
+
+def cost_of_scoring(name: str, data: Path | None) -> dict[str, Any]:
+    """Processor seconds of the scoring pass at seed 0, the median of five; the cost does not hang on the weights."""
+    task = make_task(name, 0, data)
+    torch.manual_seed(0)
+    teacher, taken = task.model(task.width).eval(), []
+    for _ in range(5):
+        began = time.process_time()
+        scored(task, teacher)
+        taken.append(time.process_time() - began)
+    return {"task": name, "seed": 0, "method": "scoring", "share": SHARES[0], "seconds": round(sorted(taken)[2], 6)}
 
 
 def batches(task: Any, rows: list[Any], seed: int, steps: int) -> Iterator[dict[str, Tensor]]:

@@ -6,6 +6,7 @@ import io
 import json
 import re
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import matplotlib.style
@@ -18,7 +19,7 @@ __all__ = ["report"]
 
 RESULTS = Path("docs/results")
 BEGIN, END = "<!-- tables: begin, made by studies/flexkd.py from flexkd-runs.jsonl -->", "<!-- tables: end -->"
-COMMAND = "python studies/flexkd.py"
+COMMAND = "python studies/flexkd.py --data FOLDER"
 RIVAL = "projector"
 _LIKELIHOOD = "log-likelihood of a gold token"
 _MEASURES = {"topics": "accuracy", "summaries": _LIKELIHOOD, "instructions": _LIKELIHOOD}
@@ -26,8 +27,9 @@ _MEASURES = {"topics": "accuracy", "summaries": _LIKELIHOOD, "instructions": _LI
 
 def report(runs: list[dict[str, Any]]) -> None:
     """``flexkd.json`` and the tables of the page."""
-    students = [run for run in runs if run["method"] not in ("teacher", "memory")]
+    students = [run for run in runs if run["method"] not in ("teacher", "memory", "scoring")]
     memory = {run["task"]: run["bytes"] for run in runs if run["method"] == "memory"}
+    scoring = {run["task"]: run["seconds"] for run in runs if run["method"] == "scoring"}
     teachers = [run for run in runs if run["method"] == "teacher"]
     records, lines = [], []
     for task, share in sorted({(run["task"], run["share"]) for run in students}, key=lambda c: (c[0], -c[1])):
@@ -43,7 +45,7 @@ def report(runs: list[dict[str, Any]]) -> None:
     head = "| task | d_S / d_T | method | seeds | result | minus projector | r on test rows | overlap with top |"
     tables = [head, "| --- | --- | --- | ---: | ---: | ---: | ---: | ---: |", *lines, "", *_teachers(teachers)]
     tables += ["", "![what is left of a teacher without its top or bottom dimensions](../images/flexkd-dimensions.svg)"]
-    tables += ["", *_costs([run for run in students if run["share"] == 4], memory)]
+    tables += ["", *_costs([run for run in students if run["share"] == 4], memory, scoring)]
     write_between_marks(RESULTS / "flexkd.md", BEGIN, END, "\n".join(tables))
 
 
@@ -123,23 +125,33 @@ def _dimensions_figure(teachers: list[dict[str, Any]]) -> str:
     return re.sub(r"<metadata>.*?</metadata>\s*", "", file.getvalue(), flags=re.DOTALL).rstrip("\n")
 
 
-def _costs(students: list[dict[str, Any]], memory: dict[str, dict[str, int]]) -> list[str]:
-    """Parameters beside the student's; seconds and bytes of a step, relative to fine-tuning without a teacher."""
+def _costs(students: list[dict[str, Any]], memory: dict[str, dict[str, int]], scoring: dict[str, float]) -> list[str]:
+    """Parameters beside the student's; processor seconds and bytes of a step, and the scoring pass in such steps.
+
+    Of fine-tuning without a teacher the median over seeds, of the others their ratio to it.
+    """
     tasks = list(dict.fromkeys(run["task"] for run in students))
-    methods = list(dict.fromkeys(run["method"] for run in students))
     columns = [f"{what} of a step, {task}" for what in ("time", "memory") for task in tasks]
     lines = [f"| method | extra parameters | {' | '.join(columns)} |", "| --- | ---: |" + " ---: |" * len(columns)]
-    for method in methods:
-        cells, extra = [], set()
-        for task in tasks:
-            pairs = {}
-            for run in students:
-                if run["task"] == task and run["method"] in (method, "sft"):
-                    pairs.setdefault(run["seed"], {})[run["method"]] = run["seconds_per_step"]
-                    extra |= {run["extra_parameters"]} if run["method"] == method else set()
-            ratios = sorted(pair[method] / pair["sft"] for pair in pairs.values() if {method, "sft"} <= pair.keys())
-            cells.append(f"{ratios[len(ratios) // 2]:.2f} x" if ratios else "")
+    seconds: dict[tuple[str, str], dict[int, float]] = {}
+    for run in students:
+        seconds.setdefault((run["task"], run["method"]), {})[run["seed"]] = run["seconds_per_step"]
+    for method in dict.fromkeys(run["method"] for run in students):
+        extra = max(run["extra_parameters"] for run in students if run["method"] == method)
+        cells = [_time(seconds.get((task, method), {}), seconds[task, "sft"], method == "sft") for task in tasks]
         held = (memory.get(task) for task in tasks)
-        cells += [f"{known[method] / known['sft']:.2f} x" if known else "" for known in held]
-        lines.append(f"| {method} | {max(extra)} | {' | '.join(cells)} |")
+        cells += ["" if known is None else _memory(known[method], known["sft"], method == "sft") for known in held]
+        lines.append(f"| {method} | {extra} | {' | '.join(cells)} |")
+    steps = [scoring[task] / median(seconds[task, "sft"].values()) if task in scoring else None for task in tasks]
+    cells = ["" if n is None else f"{n:.0f} x, once" for n in steps]
+    lines.append(f"| scoring pass, 512 rows | 0 | {' | '.join(cells)} |{' |' * len(tasks)}")
     return lines
+
+
+def _time(mine: dict[int, float], sft: dict[int, float], absolute: bool) -> str:
+    ratios = [seconds / sft[seed] for seed, seconds in mine.items() if seed in sft]
+    return f"{1000 * median(mine.values()):.1f} ms" if absolute else f"{median(ratios):.2f} x" if ratios else ""
+
+
+def _memory(mine: int, sft: int, absolute: bool) -> str:
+    return f"{mine / 1e6:.1f} MB" if absolute else f"{mine / sft:.2f} x"

@@ -280,7 +280,11 @@ def stage(folder: Path, name: str) -> dict[str, Any]:
     verdicts: dict[str, dict[str, str]] = {"id": {}, "ood": {}}
     for record in records:
         verdicts[record.split][record.item_id] = record.outcome
-    return {"outcomes": verdicts, "probe": domains["probe"], "points": domains["points"]}
+    return {
+        "outcomes": verdicts,
+        "probe": domains["probes"]["ood"],
+        "points": {side: domains["points"][side] for side in ("id", "ood")},
+    }
 
 
 if __name__ == "__main__":

@@ -89,35 +89,50 @@ def of_pair(runs: Sequence[Run], pair: tuple[str, str]) -> list[Run]:
 def of_all(runs: Sequence[Run], pairs: Sequence[tuple[str, str]]) -> list[Run]:
     """Records over all pairs that have the metric, of methods that all these have; the intervals are over pairs.
 
-    Of every pair those seeds count that all its methods have.
+    Of every pair those seeds count that all its methods have; ``seeds`` of a record are those that all pairs have.
     """
     by_pair = [by_method([run for run in runs if (run["source"], run["target"]) == pair]) for pair in pairs]
     for one in by_pair:
         shared = set.intersection(*(set(by_seed) for by_seed in one.values()))
         for method, by_seed in one.items():
             one[method] = {seed: run for seed, run in by_seed.items() if seed in shared}
-    setting, found = f"mean over {len(pairs)} pairs", []
+    found = []
     for metric in METRICS:
-        means = {}
         whole = [one for one in by_pair if all(value(run, metric) is not None for run in one["sft"].values())]
+        seeds = sorted(set.intersection(*(set(one["sft"]) for one in whole))) if whole else []
+        means = {}
         for method in METHODS:
             values = [[value(run, metric) for run in one.get(method, {}).values()] for one in whole]
-            if all(each and None not in each for each in values):
+            if values and all(each and None not in each for each in values):
                 means[method] = [float(np.mean(each)) for each in values]  # type: ignore[arg-type]
         for method, values in means.items():
             apart = {
                 rival: paired_interval(signed(metric, zip(values, means[rival], strict=True)))
                 for rival in RIVALS
-                if rival != method and rival in means
+                if rival != method and rival in means and len(whole) > 1
             }
+            by_seed = [np.mean([value(one[method][seed], metric) for one in whole]) for seed in seeds]
             found.append(
                 {
-                    "setting": setting, "student": runs[0]["student"], "method": method, "metric": metric,
-                    "mean": round(float(np.mean(values)), 6), "sd": None, "pairs": [round(v, 6) for v in values],
-                    "seeds": [round(float(np.mean(values)), 6)], "diff_to": apart, "command": COMMAND,
+                    "setting": f"mean over {len(pairs)} pairs", "student": runs[0]["student"], "method": method,
+                    "metric": metric, "mean": round(float(np.mean(values)), 6), "sd": spread(by_seed),
+                    "pairs": [round(v, 6) for v in values], "seeds": [round(float(v), 6) for v in by_seed],
+                    "diff_to": apart, "command": command(runs),
                 }
             )  # fmt: skip
     return found
+
+
+def spread(values: Sequence[float]) -> float | None:
+    """The standard deviation over seeds; None for fewer than two."""
+    return round(mean_sd(values)[1], 6) if len(values) > 1 else None
+
+
+def command(runs: Sequence[Run]) -> str:
+    """What makes the runs of a student."""
+    student = "" if runs[0]["lab"] else f" --student {runs[0]['student']}"
+    seeds = " ".join(str(seed) for seed in sorted({run["seed"] for run in runs}))
+    return f"{COMMAND}{student} --seeds {seeds}"
 
 
 def signed(metric: str, pairs: Iterable[tuple[float, float]]) -> list[float]:
@@ -140,13 +155,13 @@ def record(setting: str, found: dict[str, dict[int, Run]], method: str, metric: 
     values = [value(run, metric) for run in found[method].values()]
     if not values or None in values:
         return None
-    mean, sd = mean_sd(values)  # type: ignore[arg-type]
     apart = {rival: difference(found, method, rival, metric) for rival in RIVALS if rival != method}
     return {
         "setting": setting, "student": next(iter(found[method].values()))["student"], "method": method,
-        "metric": metric, "mean": round(mean, 6), "sd": round(sd, 6) if len(values) > 1 else None,
+        "metric": metric, "mean": round(mean_sd(values)[0], 6), "sd": spread(values),  # type: ignore[arg-type]
         "seeds": [round(number, 6) for number in values],  # type: ignore[arg-type]
-        "diff_to": {rival: numbers for rival, numbers in apart.items() if numbers}, "command": COMMAND,
+        "diff_to": {rival: numbers for rival, numbers in apart.items() if numbers},
+        "command": command([run for by_seed in found.values() for run in by_seed.values()]),
     }  # fmt: skip
 
 

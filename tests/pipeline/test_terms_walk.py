@@ -16,7 +16,7 @@ from isodistill.data.encode import encode_prompt
 from isodistill.data.load import write_rows
 from isodistill.errors import UserError
 from isodistill.isomers import generate_sets
-from isodistill.pipeline import run_recipe
+from isodistill.pipeline import evaluate_run, run_recipe
 from isodistill.recipe import load_recipe
 
 from .conftest import COMMAND, recipe_of
@@ -120,6 +120,34 @@ def test_questions_that_are_tested_are_told_and_a_target_without_rows_is_refused
         run_recipe(prada(target), folder, COMMAND)
 
 
+def test_a_target_that_is_the_source_is_refused_before_training(
+    target: Path, tmp_path: Path, steps_done: list[str]
+) -> None:
+    """The file of the problems itself; problems of the source, tested ones among them."""
+    source = tmp_path / "problems.jsonl"
+    rows = generate_sets(n_sets=12, seed=3, families=["rates"], domains=["law", "medicine"], difficulty=[1])
+    write_rows(source, rows)
+    split = {"held_out_domains": ["medicine"], "test": 0.25}
+
+    def run(of: Path, name: str) -> None:
+        recipe = recipe_of(problems=str(source), split=split, method="prada", target=str(of),
+                           baseline=None, term={"name": "prada", "n_virt": 3})  # fmt: skip
+        run_recipe(recipe, tmp_path / name, COMMAND)
+
+    with pytest.raises(UserError, match=r"holds all \d+ questions that are learned from"):
+        run(source, "same")
+    law = [row for row in rows if row.domain == "law"]
+    write_rows(target, law)
+    with pytest.raises(UserError, match="is a problem of the source"):
+        run(target, "all")
+    write_rows(target, load_all(tmp_path / "all" / "problems" / "id.jsonl"))
+    with pytest.raises(UserError, match="is a problem of the source"):
+        run(target, "tested")
+    assert "train" not in steps_done
+    write_rows(target, [row for row in rows if row.domain == "medicine"])
+    run(target, "other")
+
+
 def load_all(path: Path) -> list[Any]:
     from isodistill.data.load import load_rows
 
@@ -148,8 +176,9 @@ def test_flexkd_walks_with_a_wider_teacher_from_a_folder(
 
 
 def test_a_run_with_a_target_says_how_far_the_domains_lie_apart(target: Path, tmp_path: Path) -> None:
-    """Before and after, for the method and its baseline; a report without them still opens."""
+    """Before and after, for the method and its baseline, from unseen domains and from the target."""
     folder = tmp_path / "run"
+    write_rows(target, generate_sets(n_sets=10, seed=500, families=["rates"], domains=["cooking"], difficulty=[1]))
     recipe = recipe_of(
         method="prada", baseline="erm_pooled", target=str(target), term={"name": "prada", "n_virt": 3},
         evaluate={"max_new_tokens": 2}, isomers={"n_sets": 36, "families": ["rates"], "domains": ["law", "medicine"]},
@@ -158,9 +187,15 @@ def test_a_run_with_a_target_says_how_far_the_domains_lie_apart(target: Path, tm
     for path in (folder, folder / "baseline"):
         before, after = (json.loads((path / "domains" / f"{name}.json").read_text()) for name in ("before", "after"))
         assert before["n"] == after["n"] >= 10
-        assert 0 <= after["probe"] <= 1
-        assert [len(points) for points in after["points"].values()] == [after["n"]] * 2
+        assert all(0 <= after["probes"][side] <= 1 for side in ("ood", "target"))
+        assert {side: len(points) for side, points in after["points"].items()} == dict.fromkeys(
+            ("id", "ood", "target"), after["n"]
+        )
     assert json.loads((folder / "domains" / "before.json").read_text()) == before
     page = (folder / "report.html").read_text()
     assert "Training domains and unseen ones" in page
-    assert "fresh probe" in page
+    assert "fresh probe" in page.casefold()
+    assert "target questions, % right" in page
+    write_rows(target, generate_sets(n_sets=4, seed=500, families=["rates"], domains=["cooking"], difficulty=[1]))
+    evaluate_run(recipe, folder)
+    assert list(json.loads((folder / "domains" / "after.json").read_text())["points"]) == ["id", "ood"]

@@ -151,9 +151,13 @@ def test_nan_in_the_features_is_nan_in_the_loss_and_never_reaches_the_projector(
         ({"score": "grad"}, "choose one of abs"),
         ({"select": "best"}, "choose one of top"),
         ({"p_mask": 1.0}, "share of the columns"),
-        ({"examples": 1}, "at least 2"),
+        ({"b": float("nan")}, "b is nan"),
+        ({"offdiag": float("inf")}, "offdiag is inf"),
+        ({"examples": 1}, "2 or more"),
         ({"layers": [[0, -1]]}, "1 to L"),
         ({"layers": []}, "1 to L"),
+        ({"layers": [[-1, 1.5]]}, "1 to L"),
+        ({"layers": [[True, 1]]}, "1 to L"),
         ({"stats": "step", "offdiag": 0.1}, "exact for the diagonal"),
         ({"stats": "batch"}, "choose one of micro"),
     ],
@@ -161,6 +165,13 @@ def test_nan_in_the_features_is_nan_in_the_loss_and_never_reaches_the_projector(
 def test_options_out_of_range_are_refused(options: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         FlexKD(**options)
+
+
+@pytest.mark.parametrize("options", [{"b": float("nan")}, {"b": -1.0}, {"learning_rate": float("inf")}])
+def test_options_of_the_baselines_out_of_range_are_refused(options: dict[str, float]) -> None:
+    for term in (Projector, CKA):
+        with pytest.raises((ValueError, TypeError), match=next(iter(options))):
+            term(**options)
 
 
 def test_selected_dimensions_beat_random_ones_when_the_teacher_has_loud_distractors() -> None:

@@ -166,7 +166,9 @@ def test_what_was_measured_is_told_once() -> None:
     assert term.take_metrics() == {}
 
 
-@pytest.mark.parametrize("options", [{"answers": -1.0}, {"states": -0.1}, {"control": "none at all"}])
+@pytest.mark.parametrize(
+    "options", [{"answers": -1.0}, {"answers": math.nan}, {"states": -0.1}, {"control": "none at all"}]
+)
 def test_options_out_of_range_are_named(options: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=rf"term\.{next(iter(options))} is"):
         IsomerConsistency(**options)

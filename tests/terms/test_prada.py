@@ -140,6 +140,8 @@ def test_a_fresh_probe_no_longer_finds_a_pure_domain_coordinate(lam: float, fall
     ("options", "message"),
     [
         ({"lam": -1.0}, "lam is -1"),
+        ({"lam": float("nan")}, "lam is nan"),
+        ({"learning_rate": float("inf")}, "learning_rate is inf"),
         ({"adapt": "adapter"}, "choose one of prompt"),
         ({"n_virt": 0}, "n_virt is 0"),
         ({"dropout": 1.0}, "below 1"),

@@ -112,6 +112,61 @@ def test_lam_0_with_the_prompt_alone_is_pefts_p_tuning(
         torch.testing.assert_close(encoder.state_dict()[name], value, rtol=1e-5, atol=1e-7)
 
 
+@pytest.mark.parametrize("control", ["none", "source", "frozen"])
+def test_gradients_are_those_of_the_formula_written_out(
+    prada: Callable[..., DistillTrainer], rows: list[Row], control: str
+) -> None:
+    """dL_y - lam dL_d and + lam dL_d by two autograd calls, a row at a time through transformers' own decoder."""
+    lam, n = 0.7, len(rows)  # as many questions of the target, so a step sees each once
+    still = {"learning_rate": 1e-12}  # D moves before it can be looked at
+    options = {"lam": lam, "schedule": "constant", "control": control} | still
+    trainer = prada(options, target=target_rows(n), sets_per_batch=8, max_steps=1, rows=rows)
+    assert trainer.args.per_device_train_batch_size == n
+    base, of_target = trainer.model.get_base_model(), trainer.term._asked
+    head, embedding = base.lm_head, base.get_input_embeddings()
+
+    def states(ids: list[int]) -> torch.Tensor:
+        embedded = torch.cat([embedding.encoder(), embedding.plain(torch.tensor(ids))])
+        return base.model(inputs_embeds=embedded[None]).last_hidden_state[0, N:]
+
+    found = gradients(trainer)[0]  # the learning rate's warm-up starts at 0, so nothing has moved
+    D = trainer.term.term.learner.module
+    assert trainer.state.global_step == 1
+    likelihood, tokens, seen = torch.zeros(()), 0, []
+    for row in trainer.train_dataset:
+        ids, labels = row.input_ids[N:], torch.tensor(row.labels[N:])
+        asked, h = int((labels == -100).sum()), states(ids)
+        likelihood = likelihood + head(h[asked - 1 : -1]).log_softmax(1)[range(len(ids) - asked), ids[asked:]].sum()
+        tokens += len(ids) - asked
+        seen.append((row.domain, h[:asked].mean(0)))
+        if control == "source":
+            seen.append(("target", states(ids[:asked]).mean(0)))
+    if control != "source":
+        seen += [("cooking", states(ids).mean(0)) for ids in of_target]
+    L_y, L_d = -likelihood / tokens, torch.zeros(())
+    names = ["law", "mathematics", "medicine", "target" if control == "source" else "cooking"]
+    for k, name in enumerate(names):
+        q = torch.stack([one for domain, one in seen if domain == name])
+        L_d = L_d - D(q).log_softmax(1)[:, k].mean()
+    th_f = {name: p for name, p in trainer.model.named_parameters() if p.requires_grad}
+    g_y = torch.autograd.grad(L_y, list(th_f.values()), retain_graph=True)
+    g_d = torch.autograd.grad(L_d, [*th_f.values(), *D.parameters()])
+    expected = {name: a - lam * b for name, a, b in zip(th_f, g_y, g_d, strict=False)}
+    if control != "frozen":
+        expected |= {f"D/{i}": lam * g for i, g in enumerate(g_d[len(th_f) :])}
+    close([{name: found[name] for name in expected}], [expected])
+    assert max(float(g.abs().max()) for g in g_d) > 1e-3
+
+
+def test_a_frozen_classifier_stays_as_it_was_drawn(prada: Callable[..., DistillTrainer]) -> None:
+    start, end = [], []
+    for steps in (1, 4):
+        trainer = prada({"control": "frozen", "schedule": "constant"}, max_steps=steps)
+        trainer.train()
+        (start if steps == 1 else end).extend(trainer.term.term.learner.module.parameters())
+    assert all(torch.equal(a, b) for a, b in zip(start, end, strict=True))
+
+
 def test_lam_0_without_prompt_is_sft_bit_for_bit(prada: Callable[..., DistillTrainer], make_trainer: Any) -> None:
     plain = make_trainer(method="erm_pooled", max_steps=3, max_grad_norm=1e9)
     plain.train()

@@ -11,12 +11,20 @@ import pytest
 import torch
 import transformers
 from safetensors.torch import load_file
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
 from torch import Tensor, nn
 from torch.nn import functional as F
-from transformers import AutoModelForSequenceClassification, PreTrainedModel, TrainerCallback, TrainingArguments
+from transformers import (
+    AutoModelForSequenceClassification,
+    PreTrainedModel,
+    PreTrainedTokenizerFast,
+    TrainerCallback,
+    TrainingArguments,
+)
 
 from isodistill.errors import UserError
-from isodistill.terms import CKA, FeatureTerm, FlexKD, Projector
+from isodistill.terms import CKA, PRADA, FeatureTerm, FlexKD, Projector
 from isodistill.training.any_head import AnyHead
 from isodistill.training.feature_trainer import FeatureTrainer
 
@@ -82,7 +90,8 @@ def made(tmp_path: Path) -> Callable[..., FeatureTrainer]:
     def make(
         student: PreTrainedModel, teacher: PreTrainedModel, term: FeatureTerm | None, data: Any = None, **given: Any
     ) -> FeatureTrainer:
-        own = {name: given.pop(name) for name in ("kd", "temperature", "callbacks") if name in given}
+        names = ("kd", "temperature", "callbacks", "processing_class", "teacher_processing_class")
+        own = {name: given.pop(name) for name in names if name in given}
         settings = {"max_steps": 2, "per_device_train_batch_size": 4, "learning_rate": 1e-3, "report_to": "none",
                     "use_cpu": True, "logging_steps": 1, "save_steps": 1000, "disable_tqdm": True}  # fmt: skip
         args = TrainingArguments(output_dir=str(tmp_path / "run"), **settings | given)
@@ -228,6 +237,18 @@ def test_what_cannot_be_distilled_is_refused_at_once(made: Callable[..., Feature
         made(bert(), built("bert", True, 16), FlexKD(layers=[[-1, 3]]), rows(True))
     with pytest.raises(UserError, match="one of student and teacher is an encoder-decoder"):
         made(built("gpt2", False, 8), built("bart", False, 16), FlexKD(), rows(False))
+    with pytest.raises(UserError, match="teacher is a NoneType"):
+        made(bert(), None, FlexKD(), rows(True))  # type: ignore[arg-type]
+    with pytest.raises(UserError, match="one object"):
+        made(one := bert(), one, FlexKD(), rows(True))
+    with pytest.raises(UserError, match="term is a PRADA"):
+        made(bert(), built("bert", True, 16), PRADA(), rows(True))  # type: ignore[arg-type]
+    with pytest.raises(UserError, match=r"a class for its labels, and the teacher, GPT2LMHeadModel.* a classifier"):
+        made(bert(), built("gpt2", False, 16), FlexKD(), rows(True))
+    with pytest.raises(UserError, match=r"tokens for its labels, and the student, BertFor.* a language model"):
+        made(bert(), built("gpt2", False, 16), FlexKD(), rows(False))
+    with pytest.raises(UserError, match="no input_ids, only"):
+        made(bert(), built("bert", True, 16), FlexKD(), [{"ids": [1, 2], "labels": 0}] * 3)
     with pytest.raises(UserError, match="There are 1 training rows"):
         made(bert(), built("bert", True, 16), FlexKD(), rows(True, 1))
     with pytest.raises(UserError, match="have no labels"):
@@ -238,6 +259,44 @@ def test_what_cannot_be_distilled_is_refused_at_once(made: Callable[..., Feature
         made(bert(), built("bert", True, 16), FlexKD(), iter(rows(True)))
     with pytest.raises(UserError, match="temperature 0"):
         made(bert(), built("bert", True, 16), None, rows(True), temperature=0.0)
+
+
+@pytest.mark.parametrize(("family", "classes", "n"), [("bert", True, C), ("gpt2", False, V), ("bart", False, V)])
+@pytest.mark.parametrize("row", [0, -1])  # in the first look, and in training
+def test_labels_beyond_the_head_are_named(
+    made: Callable[..., FeatureTrainer], family: str, classes: bool, n: int, row: int
+) -> None:
+    data = rows(classes)
+    data[row]["labels"] = n if classes else [-100, -100, n, *data[row]["labels"][3:]]
+    with pytest.raises(UserError, match=rf"has the label {n}, and the \w+, \w+, knows 0 to {n - 1}"):
+        made(built(family, classes, 8), built(family, classes, 16), CKA(), data, max_steps=6).train()
+
+
+def tokenizer_of(words: list[str]) -> PreTrainedTokenizerFast:
+    vocabulary = {word: i for i, word in enumerate(["<pad>", "<s>", "</s>", *words])}
+    inner = Tokenizer(WordLevel(vocabulary, unk_token="<pad>"))
+    return PreTrainedTokenizerFast(tokenizer_object=inner, pad_token="<pad>", eos_token="</s>")
+
+
+def test_a_vocabulary_with_more_padding_is_cut_before_the_softmax(made: Callable[..., FeatureTrainer]) -> None:
+    """KL over the ids that both have, written out; under other tokenizers, or none, the pair is refused."""
+    words = [f"w{i}" for i in range(V - 3)]
+    student, teacher = built("gpt2", False, 8), built("gpt2", False, 16, vocab_size=V + 6)
+    both = {"processing_class": tokenizer_of(words), "teacher_processing_class": tokenizer_of(words)}
+    trainer = made(student, teacher, None, rows(False), kd=1.0, **both)
+    batch = collate(rows(False))
+    z_S, z_T = (
+        model(batch["input_ids"], attention_mask=batch["attention_mask"]).logits for model in (student, teacher)
+    )
+    valid = batch["labels"][:, 1:] != -100
+    p, q = (z[:, :-1, :V][valid].div(2.0).log_softmax(1) for z in (z_T.detach(), z_S))
+    expected = student(**batch).loss + 4.0 * (p.exp() * (p - q)).sum(1).mean()
+    torch.testing.assert_close(trainer.compute_loss(student, batch), expected, rtol=1e-4, atol=1e-5)
+    with pytest.raises(UserError, match="give both tokenizers"):
+        made(student, teacher, None, rows(False), kd=1.0)
+    other = both | {"teacher_processing_class": tokenizer_of(words[::-1])}
+    with pytest.raises(UserError, match="have different tokenizers"):
+        made(built("gpt2", False, 8), built("gpt2", False, 16), None, rows(False), **other)
 
 
 @pytest.mark.parametrize("term", [FlexKD(examples=2), Projector(), CKA(), None], ids=lambda term: type(term).__name__)
@@ -272,6 +331,13 @@ def test_heads_that_are_not_known_and_losses_that_are_not_finite_are_named(
         teacher.transformer.h[0].mlp.c_fc.weight[0, 0] = torch.nan
     with pytest.raises(UserError, match="loss of the teacher is not finite"):
         made(built("gpt2", False, 8), teacher, FlexKD(), rows(False))
+    broken = built("bert", True, 16)
+    with torch.no_grad():
+        broken.bert.encoder.layer[0].output.dense.weight[0, 0] = torch.nan
+    with pytest.raises(
+        UserError, match="features of the teacher, or the gradient of its log-likelihood, are not finite"
+    ):
+        made(built("bert", True, 8), broken, FlexKD(), rows(True))
     torch.manual_seed(0)
     tagger = transformers.BertForTokenClassification(built("bert", True, 8, initializer_range=1.0).config)
     data = [row | {"labels": [i % C for i in row["input_ids"]]} for row in rows(False)]

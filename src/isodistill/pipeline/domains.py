@@ -1,4 +1,4 @@
-"""How far the features of training domains and of the others lie apart, before and after training, for PRADA."""
+"""How far the features of training domains lie from those of unseen ones and of the target, around training."""
 
 from __future__ import annotations
 
@@ -18,35 +18,43 @@ from isodistill.evaluation.backends import Backend, LocalBackend
 from isodistill.evaluation.domain_probe import FOLDS, feature_map, probe_accuracy
 from isodistill.evaluation.records import Stage
 
-__all__ = ["DOMAINS", "write_domains"]
+__all__ = ["DOMAINS", "TARGET", "write_domains"]
 
 DOMAINS = "domains"
 """The folder of a run that holds what is written here, a file per stage."""
-_SIDES = ("id", "ood")
+TARGET = "target"
+"""The side that stands for the questions of ``recipe.target``."""
+_OTHERS = ("ood", TARGET)
 _MOST, _LEAST = 100, 2 * FOLDS
 
 
 def write_domains(
     folder: Path, stage: Stage, backend: Backend, tokenizer: PreTrainedTokenizerBase, rows: Mapping[str, Sequence[Row]]
 ) -> None:
-    """``domains/STAGE.json``: accuracy of a fresh probe on q of test problems, ``id`` against ``ood``, and their map.
+    """``domains/STAGE.json``: accuracy of fresh probes on q, ``id`` against ``ood`` and ``target``, and a map of all.
 
-    Equally many problems of both splits, up to 100, chosen by a hash of their ids. Nothing is written where a split is
-    missing or has fewer than 10 that can be asked, or where the student's hidden states are behind a server.
+    Equally many questions of every side, up to 100, chosen by a hash of their ids. A side that has fewer than 10 that
+    can be asked is left out; nothing is written without ``id`` and another one, or where the student's hidden states
+    are behind a server.
     """
     if not isinstance(backend, LocalBackend):
         return
-    asked = [_askable(rows.get(side, []), tokenizer, backend.context) for side in _SIDES]
-    n = min(_MOST, *map(len, asked))
-    if n < _LEAST:
+    asked = {side: _askable(rows.get(side, []), tokenizer, backend.context) for side in ("id", *_OTHERS)}
+    asked = {side: prompts for side, prompts in asked.items() if len(prompts) >= _LEAST}
+    if "id" not in asked or len(asked) < 2:
         return
-    q = backend.question_states([prompt for prompts in asked for prompt in prompts[:n]])
-    labels = [side for side, _ in enumerate(_SIDES) for _ in range(n)]
-    points = np.round(feature_map(q), 2).tolist()
+    n = min(_MOST, *map(len, asked.values()))
+    q = backend.question_states([prompt for prompts in asked.values() for prompt in prompts[:n]])
+    of_side = dict(zip(asked, np.split(q, len(asked)), strict=True))
+    points = np.split(np.round(feature_map(q), 2), len(asked))
     found = {
         "n": n,
-        "probe": round(probe_accuracy(q, labels), 6),
-        "points": {side: points[i * n : (i + 1) * n] for i, side in enumerate(_SIDES)},
+        "probes": {
+            side: round(probe_accuracy(np.concatenate([of_side["id"], of_side[side]]), [0] * n + [1] * n), 6)
+            for side in _OTHERS
+            if side in of_side
+        },
+        "points": {side: mapped.tolist() for side, mapped in zip(asked, points, strict=True)},
     }
     write_lines(folder / DOMAINS / f"{stage}.json", [json.dumps(found)])
 

@@ -25,6 +25,7 @@ from isodistill.pipeline.ranks import is_main, wait_for_all
 from isodistill.pipeline.stage_numbers import STAGES, asked, write_numbers
 from isodistill.pipeline.stamps import Stamps, digest, share_step
 from isodistill.pipeline.steps import evaluate_student, resolved, train_student, write_recipe, write_results
+from isodistill.pipeline.target import check_target
 from isodistill.pipeline.teach import teach_rows
 from isodistill.recipe import Recipe, parse_recipe
 from isodistill.report import write_stage_report
@@ -149,6 +150,7 @@ def _prepare(recipe: Recipe, folder: Path) -> None:
         try:
             make_problems(stage, path, Stamps(path))
             check_askable(stage, path)
+            check_target(stage, path)
             if stage.teach is not None:
                 teach_rows(stage, path, Stamps(path))
         except UserError as error:

@@ -29,12 +29,12 @@ from isodistill.models.stacked import stack_adapters
 from isodistill.models.tiny import TINY
 from isodistill.objectives import LabelMultitask
 from isodistill.pipeline.answering import files_of_trained, name_of, open_backend, open_base
-from isodistill.pipeline.domains import DOMAINS, write_domains
+from isodistill.pipeline.domains import DOMAINS, TARGET, write_domains
 from isodistill.pipeline.problems import answered_splits, learned_file, read_split
 from isodistill.pipeline.ranks import is_main
 from isodistill.pipeline.stamps import Stamps, digest, files_under
 from isodistill.pipeline.start import start_of
-from isodistill.pipeline.target import target_rows
+from isodistill.pipeline.target import load_target, target_rows
 from isodistill.pipeline.teachers import judge_settings, training_scorer, training_teacher
 from isodistill.recipe import Recipe, dump_recipe, parse_recipe, typed
 from isodistill.teachers.settings import parse_teach
@@ -169,7 +169,10 @@ def evaluate_student(recipe: Recipe, folder: Path, stamps: Stamps, stage: Stage,
     taught = fill_slots(recipe.method, recipe.objective, recipe.alignment)[0]
     tasks = taught if stage == "after" and isinstance(taught, LabelMultitask) else None
     prefixes = [] if tasks is None else [tasks.label_prefix]
-    watched = [] if recipe.target is None else [DOMAINS]
+    watched = []
+    if recipe.target is not None:
+        watched.append(DOMAINS)
+        files += files_under(Path(recipe.target))
     inputs = digest([recipe.student, asdict(recipe.evaluate), stage, seed, *prefixes, *watched], files)
     name = f"evaluate-{stage}"
 
@@ -208,7 +211,7 @@ def evaluate_student(recipe: Recipe, folder: Path, stamps: Stamps, stage: Stage,
         if not any(log.done(stage, split) for split in splits):
             raise UserError(f"No test row could be asked, the first one because: {refused[0]}. All are in {listed}.")
         if recipe.target is not None:
-            write_domains(folder, stage, backend, student.tokenizer, asked)
+            write_domains(folder, stage, backend, student.tokenizer, asked | {TARGET: load_target(recipe)})
 
     stamps.step(name, inputs, clear=clear, do=do)
 

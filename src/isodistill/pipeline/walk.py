@@ -19,6 +19,7 @@ from isodistill.pipeline.ranks import is_main, wait_for_all
 from isodistill.pipeline.stages import STAGES, run_stages, train_stages
 from isodistill.pipeline.stamps import Stamps, share_step
 from isodistill.pipeline.steps import evaluate_student, train_student, write_recipe, write_results
+from isodistill.pipeline.target import check_target
 from isodistill.pipeline.teach import plan_in_words, summary_lines, teach_rows
 from isodistill.recipe import Recipe
 from isodistill.report import write_model_card, write_report, write_stage_report
@@ -148,6 +149,7 @@ def _begin(recipe: Recipe, folder: Path) -> Stamps:
     write_recipe(recipe, folder)
     stamps = Stamps(folder)
     make_problems(recipe, folder, stamps)
+    check_target(recipe, folder)
     return stamps
 
 

@@ -1,4 +1,4 @@
-"""How far training domains and unseen ones lie apart in the student's features: a fresh probe, and maps by t-SNE."""
+"""How far training domains, unseen ones and the target lie apart in a student's features: fresh probes, t-SNE maps."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from isodistill.report.tables import Cell, Row, Table
 
 __all__ = ["Apart", "read_apart"]
 
-_NAMES = {"id": "training domains", "ood": "unseen domains"}
+_NAMES = {"id": "training domains", "ood": "unseen domains", "target": "target questions"}
 
 
 @dataclass(frozen=True)
 class Apart:
-    """What the page says: problems of either side, the probe of every student, a map of every student."""
+    """What the page says: questions of every side, the probes of every student, a map of every student."""
 
     n: int
     table: Table
@@ -38,12 +38,18 @@ def read_apart(study: Study) -> Apart | None:
     found = [(label, one) for label, one in read if one is not None]
     if not found:
         return None
-    rows = [Row(label, "", [Cell(f"{100 * one['probe']:.1f}")]) for label, one in found]
+    sides = list(found[0][1]["probes"])
+    rows = [Row(label, "", [_share(one["probes"].get(side)) for side in sides]) for label, one in found]
     figures = [_map(i, label, one) for i, (label, one) in enumerate(found)]
-    return Apart(found[0][1]["n"], Table(["fresh probe, % right"], rows), figures)
+    return Apart(found[0][1]["n"], Table([f"{_NAMES[side]}, % right" for side in sides], rows), figures)
+
+
+def _share(right: float | None) -> Cell:
+    return Cell("" if right is None else f"{100 * right:.1f}")
 
 
 def _map(number: int, label: str, one: dict[str, Any]) -> Figure:
     groups = {_NAMES[side]: points for side, points in one["points"].items()}
     svg = plots.scatter(groups, name=f"features-{number}", title=f"t-SNE of the features: {label}")
-    return Figure(label, svg, f"A fresh probe tells {100 * one['probe']:.0f} % of the problems apart.")
+    told = (f"{100 * share:.0f} % against {_NAMES[side]}" for side, share in one["probes"].items())
+    return Figure(label, svg, f"A fresh probe is right on {' and '.join(told)}.")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import ClassVar
@@ -37,6 +38,19 @@ class Term(ABC):
     def needs_teacher(self) -> bool:
         """It looks at the hidden states of a teacher at the trained positions."""
         return False
+
+    def require(self, *above: str, **least: float) -> None:
+        """Refuse options that are not finite, not above 0 (``above``), or smaller than ``least``.
+
+        Raises:
+            ValueError: naming the first such option.
+        """
+        for name in above:
+            if not (math.isfinite(getattr(self, name)) and getattr(self, name) > 0):
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be a finite number above 0")
+        for name, bound in least.items():
+            if not (math.isfinite(getattr(self, name)) and getattr(self, name) >= bound):
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be a finite number, {bound} or more")
 
     def measure(self, name: str, value: Tensor | float, n: int = 1) -> None:
         """Add the mean of ``n`` values to the mean that ``take_metrics`` gives."""

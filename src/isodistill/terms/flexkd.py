@@ -39,6 +39,10 @@ _CHOICES = {
 _ROWS = 64  # fewer make a noisy correlation
 
 
+def _is_layer(number: object) -> bool:
+    return isinstance(number, int) and not isinstance(number, bool) and (number >= 1 or number == -1)
+
+
 @dataclass
 class FlexKD(FeatureTerm):
     """Flex-KD, arXiv 2507.10155; see the module for the equations.
@@ -82,12 +86,10 @@ class FlexKD(FeatureTerm):
         for name, allowed in _CHOICES.items():
             if getattr(self, name) not in allowed:
                 raise ValueError(f"{name} is {getattr(self, name)!r}; choose one of {', '.join(allowed)}")
-        for name, least in (("b", 0), ("offdiag", 0), ("examples", 2), ("refresh_every", 0)):
-            if getattr(self, name) < least:
-                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least {least}")
+        self.require(b=0, offdiag=0, examples=2, refresh_every=0)
         if not 0 <= self.p_mask < 1:
             raise ValueError(f"p_mask is {self.p_mask}; it is a share of the columns, 0 to below 1")
-        if not self.layers or any(len(pair) != 2 or 0 in pair or min(pair) < -1 for pair in self.layers):
+        if not self.layers or not all(len(pair) == 2 and all(map(_is_layer, pair)) for pair in self.layers):
             raise ValueError(f"layers is {self.layers}; give pairs of teacher and student layer, 1 to L or -1")
         plain = self.loss_form == "correlation" and self.offdiag == 0 and self.p_mask == 0
         if self.stats == "step" and not plain:

@@ -25,6 +25,7 @@ Neutral setting: ``answers`` = ``states`` = 0. Cost: the logits of the answers' 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Hashable
 from dataclasses import dataclass
 from typing import ClassVar, Literal
@@ -82,8 +83,8 @@ class IsomerConsistency(Term):
     def __post_init__(self) -> None:
         super().__init__()
         for name, value in (("answers", self.answers), ("states", self.states)):
-            if value < 0:
-                raise ValueError(f"term.{name} is {value}; it must be 0 (left out) or more")
+            if not (math.isfinite(value) and value >= 0):
+                raise ValueError(f"term.{name} is {value}; it must be 0 (left out) or more, and finite")
         if self.control not in ("none", "shuffled"):
             raise ValueError(f"term.control is {self.control!r}; choose one of none, shuffled")
 

@@ -41,10 +41,7 @@ class Projector(FeatureTerm):
     def __post_init__(self) -> None:
         super().__init__()
         self.layers = [[-1, -1]]
-        if self.b < 0:
-            raise ValueError(f"b is {self.b}; it must be 0 or more")
-        if self.learning_rate <= 0:
-            raise ValueError(f"learning_rate is {self.learning_rate}; it must be above 0")
+        self.require("learning_rate", b=0)
 
     def setup(self, widths: list[tuple[int, int]], seed: int) -> None:
         """The map, drawn from the seed."""
@@ -70,7 +67,7 @@ class CKA(FeatureTerm):
         b: factor of the loss; 0 is the loss without it. Default 1.
 
     Raises:
-        ValueError: b is negative.
+        ValueError: b is negative or not finite.
     """
 
     name: ClassVar[str] = "cka"
@@ -80,8 +77,7 @@ class CKA(FeatureTerm):
     def __post_init__(self) -> None:
         super().__init__()
         self.layers = [[-1, -1]]
-        if self.b < 0:
-            raise ValueError(f"b is {self.b}; it must be 0 or more")
+        self.require(b=0)
 
     def loss(self, pair: int, F_S: Tensor, F_T: Tensor, step: int) -> Tensor:
         """See the module; 0, with its graph, for fewer than two rows."""

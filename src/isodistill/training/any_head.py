@@ -46,8 +46,9 @@ class AnyHead:
         who: for messages.
 
     Raises:
-        UserError: the head reads its features where no model known here does, or its loss is not the cross-entropy of
-            classes, of the next token, or of an encoder-decoder's token.
+        UserError: labels are of another kind than the logits or beyond them; features are not finite; the head reads
+            them where no model known here does; or its loss is not the cross-entropy of classes, of the next token, or
+            of an encoder-decoder's token.
     """
 
     def __init__(self, model: nn.Module, layers: Sequence[int], rows: Mapping[str, Tensor], who: str) -> None:
@@ -55,11 +56,19 @@ class AnyHead:
         self._config = cast(Any, model).config
         self.classifies = rows["labels"].dim() == 1
         self.encoder_decoder = bool(self._config.is_encoder_decoder)
-        self._reads = self._found_pool(rows, who) if self.classifies else None
-        self._require_cross_entropy(rows, who)
+        self._who = f"{who}, {type(model).__name__},"
+        training = model.training
+        model.eval()
+        try:
+            self._require_logits(rows)
+            self._reads = self._found_pool(rows, who) if self.classifies else None
+            self._require_cross_entropy(rows, who)
+        finally:
+            model.train(training)
 
     def see(self, batch: Mapping[str, Tensor]) -> Seen:
         """Features, logits and targets of a batch; the gradient is the caller's matter."""
+        self._require_known(batch["labels"])
         with watched_states(self.model, self.layers) as found:
             logits = self.model(**self._inputs(batch), output_hidden_states=any(n != -1 for n in self.layers)).logits
         positions, targets = self.positions(batch)
@@ -89,8 +98,37 @@ class AnyHead:
         eos = self._config.eos_token_id
         return POOLED[rule](batch, eos if isinstance(eos, list) else [] if eos is None else [eos])
 
+    @torch.no_grad()
+    def _require_logits(self, rows: Mapping[str, Tensor]) -> None:
+        """A classifier has logits (B, C), the others (B, T, V)."""
+        if not self.classifies:  # an encoder-decoder reads them
+            self._require_known(rows["labels"])
+        logits = self.model(**self._inputs(rows)).logits
+        if logits.dim() != (2 if self.classifies else 3):
+            meant = "a class" if self.classifies else "tokens"
+            raise UserError(
+                f"Every row has {meant} for its labels, and the {self._who} gives logits of shape "
+                f"{tuple(logits.shape)}. Take {'a classifier' if self.classifies else 'a language model'} for it."
+            )
+        self._require_known(rows["labels"])
+
+    def _require_known(self, labels: Tensor) -> None:
+        n = self._config.num_labels if self.classifies else self._config.vocab_size
+        largest = int(labels.max()) if labels.numel() else 0
+        if largest >= n:
+            raise UserError(
+                f"A row has the label {largest}, and the {self._who} knows 0 to {n - 1}. Look at the labels of the "
+                f"rows{', or set num_labels in its config' if self.classifies else ''}."
+            )
+
     def _found_pool(self, rows: Mapping[str, Tensor], who: str) -> str:
-        read = hidden_gradient(self.model, rows)[0].abs().sum(-1) > 0
+        gradient, h = hidden_gradient(self.model, rows)
+        if not bool(torch.isfinite(gradient).all() & torch.isfinite(h).all()):
+            raise UserError(
+                f"The features of the {who}, or the gradient of its log-likelihood, are not finite on the first "
+                "training rows. Load it in fp32, or take another one."
+            )
+        read = gradient.abs().sum(-1) > 0
         for rule in POOLED:
             alone = F.one_hot(self._place(rows, rule), read.shape[1]).bool() if read.any() else read
             if read.any() and torch.equal(read, alone):
@@ -103,12 +141,9 @@ class AnyHead:
 
     @torch.no_grad()
     def _require_cross_entropy(self, rows: Mapping[str, Tensor], who: str) -> None:
-        training = self.model.training
-        self.model.eval()
         seen = self.see(rows)
         own = F.cross_entropy(seen.logits.float(), seen.targets, ignore_index=IGNORE_INDEX)
         theirs = self.model(**rows).loss
-        self.model.train(training)
         if not torch.isfinite(own):
             raise UserError(f"The loss of the {who} is not finite on the first training rows.")
         if not torch.allclose(own, theirs.float(), rtol=1e-3, atol=1e-3):

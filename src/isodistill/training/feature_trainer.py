@@ -1,6 +1,7 @@
 """Feature distillation of classifiers, causal LMs and encoder-decoders: a Trainer of transformers beside a teacher.
 
-    L = L_task + b L_feature + kd T^2 KL(p_T || p_S)          p at temperature T, by classes or valid tokens
+    L = L_task + b L_feature + kd T^2 KL(p_T || p_S)          p at temperature T, by classes, or by valid tokens over
+                                                              the ids that both vocabularies have
 
 ``DistillTrainer`` is for LoRA students of causal LMs on traces, with domains; this one trains whatever parameters of
 the student require a gradient, on rows of token ids. Cost: the teacher's forward, and the scoring pass.
@@ -59,7 +60,8 @@ class FeatureTrainer(Trainer):
         term: ``FlexKD``, ``Projector`` or ``CKA``; None leaves features alone.
         kd: factor of the logits' loss. Default 0.
         temperature: of the logits' loss. Default 2.
-        teacher_processing_class: the teacher's tokenizer, to be compared with ``processing_class``.
+        teacher_processing_class: the teacher's tokenizer, to be compared with ``processing_class``; with both given
+            the vocabularies may be padded to different sizes.
         **others: as in transformers.
 
     Raises:
@@ -80,12 +82,14 @@ class FeatureTrainer(Trainer):
         teacher_processing_class: PreTrainedTokenizerBase | None = None,
         **others: Any,
     ) -> None:
+        _require_models(model, teacher_model, term)
         _require_rows(train_dataset)
         self.term, self.kd, self.temperature = (None if term is None or term.is_neutral else term), kd, temperature
         pairs = [] if self.term is None else self.term.layers
         found = _obstacles(model, teacher_model, pairs, self.term, kd, temperature)
-        if processing_class is not None and teacher_processing_class is not None:
-            found += _tokenizer_obstacle(processing_class, teacher_processing_class, model.config.vocab_size)
+        sizes = model.config.vocab_size, teacher_model.config.vocab_size
+        found += _tokenizer_obstacle(processing_class, teacher_processing_class, *sizes)
+        self._n_common = min(sizes)
         if args.world_size > 1:
             found.append("it runs in one process; DistillTrainer runs in several")
         if args.fp16:
@@ -156,7 +160,9 @@ class FeatureTrainer(Trainer):
                 theirs = self._teacher.see(inputs)
             total = total + n * self._feature_loss(own, theirs)
             if self.kd:
-                p, q = (F.log_softmax(seen.logits.float() / self.temperature, 1) for seen in (theirs, own))
+                n_common = own.logits.shape[1] if self._student.classifies else self._n_common
+                z_T, z_S = (seen.logits[:, :n_common].float() / self.temperature for seen in (theirs, own))
+                p, q = F.log_softmax(z_T, 1), F.log_softmax(z_S, 1)
                 total = total + self.kd * self.temperature**2 * divergence("fkl", p, q).sum()
         if model.training and not torch.isfinite(total):
             raise UserError(
@@ -228,13 +234,26 @@ def _described(row: Mapping[str, Any]) -> list[Any]:
     return [value.tolist() if isinstance(value, Tensor) else value for value in values]
 
 
+def _require_models(student: object, teacher: object, term: object) -> None:
+    for who, model in (("student", student), ("teacher", teacher)):
+        if not isinstance(model, PreTrainedModel):
+            raise UserError(
+                f"The {who} is a {type(model).__name__}; give a model of transformers (add_adapter puts LoRA in)."
+            )
+    if student is teacher:
+        raise UserError("Student and teacher are one object, which would be frozen; load the teacher once more.")
+    if term is not None and not isinstance(term, FeatureTerm):
+        raise UserError(f"The term is a {type(term).__name__}; give FlexKD, Projector, CKA or None.")
+
+
 def _require_rows(rows: Any) -> None:
     if not hasattr(rows, "__len__"):
         raise UserError(f"The training rows are a {type(rows).__name__} without a length; give a list or a Dataset.")
     if len(rows) < 2:
         raise UserError(f"There are {len(rows)} training rows; features correlate over two or more.")
-    if "labels" not in rows[0]:
-        raise UserError(f"The training rows have no labels, only {', '.join(rows[0])}. Give each a class or tokens.")
+    for name, what in (("input_ids", "their token ids"), ("labels", "a class or tokens")):
+        if name not in rows[0]:
+            raise UserError(f"The training rows have no {name}, only {', '.join(rows[0])}. Give each {what}.")
     if torch.as_tensor(rows[0]["labels"]).is_floating_point():
         raise UserError("The labels of the training rows are no whole numbers; classes and tokens alone are distilled.")
 
@@ -253,11 +272,6 @@ def _obstacles(
         found.append(f"kd is {kd} and temperature {temperature}; they must be at least 0, and above 0")
     if isinstance(term, FlexKD) and term.stats == "step":
         found.append("stats: step is for DistillTrainer; take micro, and batches that are large enough")
-    if own.vocab_size != theirs.vocab_size:
-        found.append(
-            f"the student reads {own.vocab_size} tokens and the teacher {theirs.vocab_size}: under different "
-            "tokenizers positions do not correspond"
-        )
     if own.is_encoder_decoder != theirs.is_encoder_decoder:
         found.append("one of student and teacher is an encoder-decoder, the other is none: positions do not correspond")
     if kd and own.num_labels != theirs.num_labels:
@@ -270,11 +284,22 @@ def _obstacles(
     return found
 
 
-def _tokenizer_obstacle(own: PreTrainedTokenizerBase, theirs: PreTrainedTokenizerBase, n: int) -> list[str]:
+def _tokenizer_obstacle(
+    own: PreTrainedTokenizerBase | None, theirs: PreTrainedTokenizerBase | None, n_S: int, n_T: int
+) -> list[str]:
+    """Vocabularies may be padded to different sizes, which only the tokenizers can tell."""
+    if own is None or theirs is None:
+        if n_S == n_T:
+            return []
+        return [
+            f"the student reads {n_S} tokens and the teacher {n_T}: under different tokenizers positions do not "
+            "correspond; where only the padding of the vocabulary differs, give both tokenizers (processing_class, "
+            "teacher_processing_class)"
+        ]
     try:
-        common_vocabulary(own, theirs, n, n, truncate=True)
+        common_vocabulary(own, theirs, n_S, n_T, truncate=True)
     except UserError as error:
-        return [str(error)]
+        return [str(error).removesuffix(".")]
     return []
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Callable, Mapping
 from difflib import get_close_matches
 from typing import Any, TypeVar, get_type_hints
@@ -107,6 +108,8 @@ def _build(slot: str, options: dict[str, Any], known: Mapping[str, Callable[...,
     for key, value in given.items():
         if hints.get(key) in _NUMBERS:
             given[key] = typed(value, hints[key], f"{slot}.{key}", "the settings", allowed[key].default)
+            if isinstance(given[key], float) and not math.isfinite(given[key]):
+                raise UserError(f"{slot}.{key} is {given[key]}; it must be a finite number.")
     try:
         return make(**given)
     except TypeError as error:  # a text where a number is meant, say; the error does not name the option
