@@ -1,9 +1,10 @@
-"""What a training step of every alignment, and of the term, costs over ERM at equal tokens, on the real LoRA student.
+"""What a training step of every alignment and term costs over ERM at equal tokens, on the real LoRA student.
 
 One process, one student, the same 8 rows (2 isomer sets in 4 domains); the contenders take turns, each turn one
 optimizer step after one that warms up, and of the ratios to ERM's step of the same turn the median counts. The unit is
 processor seconds, so that other work on the machine does not count; take ``OMP_NUM_THREADS=1``. Products are bf16 as by
-default, but for IGA-2020, which needs fp32 and is held against ERM in fp32.
+default, but for IGA-2020, which needs fp32 and is held against ERM in fp32. Features are distilled from a teacher of
+the student's own size, which reads the same rows; PRADA reads as many target questions beside them.
 
     python -m benchmarks.methods [--quick]      quick is one turn
 """
@@ -29,7 +30,9 @@ from isodistill.models.load import Student, load_student
 METHODS = (
     *("erm", "erm_pooled", "iga", "random_mask", "and_mask", "sand_mask", "pcgrad", "cagrad", "upgrad", "vrex"),
     *("group_dro", "irm", "coral", "dann", "fishr", "fish", "mldg", "isomer_consistency", "iga_consistency"),
+    *("prada", "flexkd", "projector", "cka"),
 )
+TAUGHT = ("flexkd", "projector", "cka")
 FP32 = ("erm", "iga2020")
 TURNS = 3
 
@@ -69,7 +72,12 @@ def _step(student: Student, rows: list[Any], method: str, bf16: bool) -> float:
     """Processor seconds of the second optimizer step of a trainer of its own."""
     ends = StepEnds()
     config = DistillConfig(method=method, sets_per_batch=SETS, **_settings() | {"bf16": bf16})
-    trainer = DistillTrainer(_model(student), config, rows, student.tokenizer, peft_config=LoraConfig(**LORA))
+    beside: dict[str, Any] = {}
+    if method in TAUGHT:
+        beside = {"teacher_model": _model(student), "teacher_processing_class": student.tokenizer}
+    if method == "prada":
+        beside = {"target_dataset": isomer_rows(len(rows), ("cooking",))}
+    trainer = DistillTrainer(_model(student), config, rows, student.tokenizer, peft_config=LoraConfig(**LORA), **beside)
     trainer.add_callback(ends)
     trainer.train()
     del trainer
