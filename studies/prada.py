@@ -130,7 +130,7 @@ def one_run(given: argparse.Namespace, source: str, target: str, method: str, se
     gold = load_rows(told).rows if told.stat().st_size else []  # none of tracking shuffled objects
     line = {
         "lab": given.student == LAB, "source": source, "target": target, "method": method, "seed": seed,
-        "student": LAB_NAME if given.student == LAB else results["student"],
+        "student": LAB_NAME if given.student == LAB else results["student"], "named": given.student,
         "steps": results["train"]["steps"], "cpu_seconds": round(seconds, 1), "curve": curve(folder),
         "loss_target": target_loss(recipe, gold, folder / "student"),
     } | stage(folder, "after")  # fmt: skip

@@ -130,7 +130,7 @@ def spread(values: Sequence[float]) -> float | None:
 
 def command(runs: Sequence[Run]) -> str:
     """What makes the runs of a student."""
-    student = "" if runs[0]["lab"] else f" --student {runs[0]['student']}"
+    student = "" if runs[0]["lab"] else f" --student {runs[0]['named']}"
     seeds = " ".join(str(seed) for seed in sorted({run["seed"] for run in runs}))
     return f"{COMMAND}{student} --seeds {seeds}"
 
