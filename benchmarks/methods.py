@@ -2,9 +2,9 @@
 
 One process, one student, the same 8 rows (2 isomer sets in 4 domains); the contenders take turns, each turn one
 optimizer step after one that warms up, and of the ratios to ERM's step of the same turn the median counts. The unit is
-processor seconds, so that other work on the machine does not count; take ``OMP_NUM_THREADS=1``. Products are bf16 as by
-default, but for IGA-2020, which needs fp32 and is held against ERM in fp32. Features are distilled from a teacher of
-the student's own size, which reads the same rows; PRADA reads as many target questions beside them.
+processor seconds, so that other work on the machine does not count; take ``OMP_NUM_THREADS=1``. Products are bf16 where
+the processor has them, but for IGA-2020, which needs fp32 and is held against ERM in fp32. Features are distilled from
+a teacher of the student's own size, which reads the same rows; PRADA reads as many target questions beside them.
 
     python -m benchmarks.methods [--quick]      quick is one turn
 """
@@ -22,7 +22,7 @@ from typing import Any
 from peft import LoraConfig
 from transformers import TrainerCallback
 
-from benchmarks.training import LORA, SETS, _model, _settings, isomer_rows
+from benchmarks.training import BF16, LORA, SETS, _model, _settings, isomer_rows
 from isodistill import DistillConfig, DistillTrainer
 from isodistill.data.encode import encode_rows
 from isodistill.models.load import Student, load_student
@@ -50,7 +50,7 @@ class StepEnds(TrainerCallback):
 def run(quick: bool) -> dict[str, float]:
     """Print the table; return the ratios ``cost_METHOD_vs_erm``."""
     student, rows = load_student("smollm2-135m"), isomer_rows(SETS)
-    contenders = [(method, True) for method in METHODS] + [(method, False) for method in FP32]
+    contenders = dict.fromkeys([*((method, BF16) for method in METHODS), *((method, False) for method in FP32)])
     seconds: dict[tuple[str, bool], list[float]] = {contender: [] for contender in contenders}
     for _ in range(1 if quick else TURNS):
         for contender in contenders:

@@ -1,9 +1,9 @@
 """Tokens per second of a training step: ours, plain peft + transformers.Trainer, TRL's SFTTrainer; IGA beside our SFT.
 
 One process, one student, the same rows in the same micro-batches (8 isomer rows, about 1,000 tokens), bf16 on the
-frozen weights wherever the contender can; the contenders take turns, each turn one optimizer step after one that warms
-up, and the median over the turns counts. With ``OMP_NUM_THREADS=1`` the clock is the processor's, so that other
-programs on the same cores do not count; with more threads it is the one on the wall.
+frozen weights wherever contender and processor can; the contenders take turns, each turn one optimizer step after one
+that warms up, and the median over the turns counts. With ``OMP_NUM_THREADS=1`` the clock is the processor's, so that
+other programs on the same cores do not count; with more threads it is the one on the wall.
 
     python -m benchmarks.training [--quick]     all; needs the extra ``trl``
     python -m benchmarks.training --peak NAME   peak memory of one contender; the first asks each in turn
@@ -34,9 +34,11 @@ from isodistill.data.collate import collate
 from isodistill.data.encode import Encoded, encode_rows
 from isodistill.data.rows import Row
 from isodistill.isomers.generate import generate_sets
+from isodistill.models.device import choose_placement
 from isodistill.models.load import Student, load_student
 
 DOMAINS = ("mathematics", "medicine", "law", "science")
+BF16 = choose_placement("cpu").compute_dtype is torch.bfloat16
 LORA = {"r": 16, "lora_alpha": 32, "lora_dropout": 0.0, "target_modules": "all-linear", "task_type": "CAUSAL_LM"}
 SETS = 2  # times four domains: eight rows in a micro-batch
 
@@ -129,7 +131,7 @@ def _peak(name: str) -> float:
 
 def _settings() -> dict[str, Any]:
     return {
-        "output_dir": tempfile.mkdtemp(), "max_steps": 2, "use_cpu": True, "bf16": True, "report_to": "none",
+        "output_dir": tempfile.mkdtemp(), "max_steps": 2, "use_cpu": True, "bf16": BF16, "report_to": "none",
         "save_strategy": "no", "disable_tqdm": True, "logging_steps": 1000, "optim": "adamw_torch_fused",
     }  # fmt: skip
 
@@ -182,7 +184,7 @@ def _trl(student: Student, **overrides: Any) -> Trainer:
     )
 
 
-SFT, IGA, PEFT = "isodistill erm_pooled", "isodistill iga", "peft + Trainer, bf16"
+SFT, IGA, PEFT = "isodistill erm_pooled", "isodistill iga", "peft + Trainer"
 TRL_DEFAULTS, TRL_BEST = "TRL, defaults", "TRL, no checkpointing"
 CONTENDERS: dict[str, Callable[[Student], Trainer]] = {
     SFT: lambda student: ours(student, isomer_rows(SETS), "erm_pooled"),

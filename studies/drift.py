@@ -134,10 +134,23 @@ def turned(x: Tensor, degrees: float) -> Tensor:
 
 def split(images: Task, seed: int) -> list[Task]:
     """Five tasks of two digits each; the seed draws the pairs, their order and the rows."""
-    x, y, x_test, y_test = images
     generator = torch.Generator().manual_seed(seed)
+    return two_digits(images, torch.randperm(10, generator=generator).view(5, 2), generator)
+
+
+def split_twice(images: Task, seed: int) -> list[Task]:
+    """Ten tasks of two digits, each digit in two of them: neighbours in a circle that the seed draws, in any order."""
+    generator = torch.Generator().manual_seed(seed)
+    circle = torch.randperm(10, generator=generator)
+    pairs = torch.stack([circle, circle.roll(-1)], 1)
+    return two_digits(images, pairs[torch.randperm(10, generator=generator)], generator)
+
+
+def two_digits(images: Task, pairs: Tensor, generator: torch.Generator) -> list[Task]:
+    """A task for each pair (n, 2) of digits: which of the two is it?"""
+    x, y, x_test, y_test = images
     tasks = []
-    for one, other in torch.randperm(10, generator=generator).view(5, 2).tolist():
+    for one, other in pairs.tolist():
         mine, asked = ((digits == one) | (digits == other) for digits in (y, y_test))
         rows = mine.nonzero().squeeze(1)
         rows = rows[torch.randperm(len(rows), generator=generator)[:N_TRAIN]]
@@ -149,6 +162,11 @@ SETTINGS: dict[str, tuple[str, Callable[[Path], Task], Callable[[Task, int], lis
     "permuted": ("permuted MNIST, 10 tasks of 1,000 rows, task-incremental", read_images, permuted),
     "rotated": ("rotated MNIST, 10 tasks of 1,000 rows, task-incremental", read_images, rotated),
     "split": ("split MNIST, 5 tasks of two digits and at most 1,000 rows, task-incremental", read_images, split),
+    "split_twice": (
+        "split MNIST, 10 tasks of two digits (each digit in two) and at most 1,000 rows, task-incremental",
+        read_images,
+        split_twice,
+    ),
     "digits": ("split digits of scikit-learn, 5 tasks of two digits, task-incremental", read_digits, split),
     "digits_permuted": (
         "permuted digits of scikit-learn, 10 tasks of 1,000 rows, task-incremental",

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from typing import Any
 
-import pytest
 import torch
 from torch import Tensor
 
@@ -43,18 +42,32 @@ def test_the_group_lasso_shrinks_added_units() -> None:
         assert float(pulled.model.W[layer][size:].norm()) < 0.9 * float(plain.model.W[layer][size:].norm())
 
 
-@pytest.mark.parametrize("short_steps", [0, 5])
-def test_added_units_disturb_no_old_one(short_steps: int) -> None:
-    den, _ = second(NO_SPLIT, expand=3, short_steps=short_steps)
+def test_added_units_disturb_nothing_until_they_are_trained() -> None:
+    den, _ = second(NO_SPLIT, expand=3, short_steps=0)
     assert den.growth[-1]["expanded"] == 6
     assert not den.model.W[1][:7, 8:].any()
 
 
-def test_added_units_are_trained() -> None:
+def test_added_units_and_their_weights_into_selected_units_are_trained() -> None:
     drawn, trained = (second(NO_SPLIT, expand=3, short_steps=steps)[0] for steps in (0, 5))
-    assert torch.equal(drawn.model.W[0][:8], trained.model.W[0][:8])
     for layer, size in enumerate((8, 7)):
         assert not torch.equal(drawn.model.W[layer][size:], trained.model.W[layer][size:])
+    assert trained.model.W[1][:7, 8:].all()
+
+
+def test_training_added_units_moves_nothing_that_old_heads_read() -> None:
+    drawn, trained = (second(NO_SPLIT, expand=3, short_steps=steps)[0] for steps in (0, 5))
+    x = task(9)[0]
+    assert torch.equal(drawn.model(x, 0), trained.model(x, 0))
+    assert not torch.equal(drawn.model(x, 1), trained.model(x, 1))
+
+
+def test_added_units_do_not_reach_units_that_were_not_selected() -> None:
+    """No path through the second layer is strong enough to select a unit there, so that none of them moves."""
+    den, before = second(NO_SPLIT, expand=3, short_steps=5, select_threshold=1e3)
+    assert den.growth[-1]["selected"] == 0
+    assert torch.equal(den.model.W[1][:7, :8], before[1])
+    assert not den.model.W[1][:7, 8:].any()
 
 
 def test_copies_are_trained_and_nothing_else_is() -> None:

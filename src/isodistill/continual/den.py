@@ -5,8 +5,9 @@ Task t of a stream, after DEN (arXiv 1708.01547), without stored data of earlier
     1. a new head is trained on the frozen units;
     2. units on a path of weights above ``select_threshold`` to that head are selected, and they alone are retrained,
        with (drift/2) |W - W_old|^2 and an l1 pull;
-    3. while the loss is above ``loss_threshold``, ``expand`` units per layer are added and trained with a group lasso;
-       those whose incoming weights fall below ``prune`` are taken away again;
+    3. while the loss is above ``loss_threshold``, ``expand`` units per layer are added and trained with a group lasso,
+       and so are their weights into the selected units, which begin at 0 and which no old head reads; added units whose
+       incoming weights fall below ``prune`` are taken away again;
     4. nodes that drifted too far are duplicated (``SplitRule``): the unit gets its old weights back and serves the old
        heads, its copy takes the new ones for task t and later; copies and head are trained on for a short while.
 
@@ -156,7 +157,7 @@ class AngularDEN:
             self._train(x, y, task, options.head_steps, self._masks([torch.zeros(len(W)).bool() for W in model.W]))
             selected = self._select(task)
             self._train(x, y, task, options.steps, self._masks(selected), old)
-            expanded = self._expand(x, y, task, old) if options.expand else 0
+            expanded = self._expand(x, y, task, selected) if options.expand else 0
             duplicated, restored = self._split(x, y, task, old, selected)
         counts = {"selected": sum(int(s.sum()) for s in selected), "expanded": expanded, "duplicated": duplicated}
         self.growth.append(counts | {"restored": restored, "parameters": model.n_parameters})
@@ -230,7 +231,7 @@ class AngularDEN:
             y: (N,) classes.
             task: whose head.
             steps: of the optimizer.
-            masks: per hidden layer (n_l, n_{l-1}) bool, the entries that move; biases move with their rows.
+            masks: per hidden layer (n_l, n_{l-1}) bool, the entries that move; a bias moves where its whole row does.
             old: weights before the task, for the drift penalty.
             lasso: per hidden layer the units under the group lasso.
         """
@@ -256,7 +257,7 @@ class AngularDEN:
             for W, b, mask in zip(model.W, model.b, masks, strict=True):
                 if W.grad is not None and b.grad is not None:
                     W.grad *= mask
-                    b.grad *= mask.any(1)
+                    b.grad *= mask.all(1)
             optimizer.step()
 
     def _all_masks(self) -> list[Tensor]:
@@ -287,8 +288,8 @@ class AngularDEN:
 
     # ---- 3: expansion ----
 
-    def _expand(self, x: Tensor, y: Tensor, task: int, old: list[tuple[Tensor, Tensor]]) -> int:
-        """Add units, train them alone, and drop those that the group lasso emptied; returns how many stayed."""
+    def _expand(self, x: Tensor, y: Tensor, task: int, selected: list[Tensor]) -> int:
+        """Add units, train what goes in and out of them, drop what the group lasso emptied; returns how many stayed."""
         model, options = self.model, self.options
         with torch.no_grad():
             if float(F.cross_entropy(model(x, task), y)) <= options.loss_threshold:
@@ -298,12 +299,15 @@ class AngularDEN:
         for layer in range(len(sizes)):
             n = model.W[layer].shape[1]
             rows = self._small((k, n), n)
-            # Into old units of the layer above nothing: these do not train here, and a draw would only disturb them.
+            # From 0, so that the units of the layer above compute what they did until training finds a use.
             inner = layer + 1 < len(sizes)
             columns = torch.zeros(len(model.W[layer + 1]), k) if inner else self._small((len(model.heads[task]), k), n)
             model.append(layer, rows, torch.zeros(k), columns, task)
         added = [torch.arange(len(W)) >= size for W, size in zip(model.W, sizes, strict=True)]
-        self._train(x, y, task, options.short_steps, self._masks(added), None, added)
+        masks = [mask.clone() for mask in self._masks(added)]
+        for layer, mask in enumerate(masks[1:], start=1):
+            mask[: sizes[layer], sizes[layer - 1] :] = selected[layer][:, None]
+        self._train(x, y, task, options.short_steps, masks, None, added)
         stayed = 0
         for layer, size in enumerate(sizes):
             norms = torch.linalg.vector_norm(model.W[layer].detach()[size:], dim=1)
