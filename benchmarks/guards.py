@@ -11,6 +11,7 @@ without a guard, ``guard_NAME_between_in_steps`` into ``benchmarks/results.json`
 
 from __future__ import annotations
 
+import gc
 import json
 import statistics
 import sys
@@ -75,6 +76,7 @@ def run(quick: bool) -> dict[str, float]:
         first.train()
         ends[name] = _seconds(lambda first=first, folder=folder: first.guarding.end_stage(folder / "guard"))  # type: ignore[misc]
         first.save_model(str(folder / "student"))
+        del first
 
         def begin(name: str = name, guard: dict[str, Any] = guard, folder: Path = folder) -> None:
             trainers[name] = _trainer(student, guard, folder, STEPS * turns + 1)
@@ -119,6 +121,7 @@ def _seconds(do: Callable[[], None]) -> float:
     """Median over a few repeats."""
     found = []
     for _ in range(REPEATS):
+        gc.collect()  # a trainer and its callbacks know each other, and the last one's model is large
         began = clock()
         do()
         found.append(clock() - began)
