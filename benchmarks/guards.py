@@ -1,10 +1,11 @@
 """What a guard costs per step of a second stage and between two stages, over the same without one.
 
-One process, SmolLM2-135M, the same rows in the same micro-batches (8 isomer rows, about 1,000 tokens). Each guard's
-training runs in a thread of its own and waits at the end of every step until its turn comes again, so that all are at
-the same step of a round, and a ratio is that of steps which lie within seconds of each other. A turn is ten steps, one
-measurement of the angles among them; its ratio is that of the sums. With ``OMP_NUM_THREADS=1`` the clock is the
-processor's and of the thread alone, so that other programs on the same cores hardly count.
+One process, SmolLM2-135M, the same rows in the same micro-batches (8 isomer rows, about 1,000 tokens). Two guards at a
+time and the training without one run in threads of their own and wait at the end of every step until their turn comes
+again, so that all are at the same step of a round, and a ratio is that of steps which lie within seconds of each other.
+A turn is ten steps, one measurement of the angles among them; its ratio is that of the sums. With
+``OMP_NUM_THREADS=1`` the clock is the processor's and of the thread alone, so that other programs on the same cores
+hardly count.
 Run ``python -m benchmarks.guards [--quick]``; quick is one turn of three. Writes ``guard_NAME_vs_none`` and, as steps
 without a guard, ``guard_NAME_between_in_steps`` into ``benchmarks/results.json``.
 """
@@ -44,6 +45,8 @@ GUARDS: dict[str, dict[str, Any]] = {
     "replay": {"name": "replay"},
 }
 SETS, STEPS, REPEATS = 2, 10, 3
+AT_ONCE = 2
+"""Guards beside ``none`` whose trainings are in memory together, some 2 GB each."""
 
 
 class Turns(TrainerCallback):
@@ -68,10 +71,20 @@ def clock() -> float:
 
 def run(quick: bool) -> dict[str, float]:
     """Print the table; return the ratios."""
-    student, turns = load_student("smollm2-135m"), 1 if quick else 3
+    student, turns, ratios = load_student("smollm2-135m"), 1 if quick else 3, dict[str, float]()
+    print(f"{'guard':16} {'s/step':>7} {'ratio':>6} {'lowest':>7} {'highest':>8} {'end, s':>7} {'begin, s':>9}")
+    rivals = [name for name in GUARDS if name != "none"]
+    for i in range(0, len(rivals), AT_ONCE):
+        ratios |= _against_none(student, rivals[i : i + AT_ONCE], turns)
+        gc.collect()
+    return ratios
+
+
+def _against_none(student: Student, rivals: list[str], turns: int) -> dict[str, float]:
+    """The rows and ratios of some guards, beside a training without one."""
     ends, begins, trainers = dict[str, float](), dict[str, float](), dict[str, DistillTrainer]()
-    for name, guard in GUARDS.items():
-        folder = Path(tempfile.mkdtemp())
+    for name in ("none", *rivals):
+        guard, folder = GUARDS[name], Path(tempfile.mkdtemp())
         first = _trainer(student, guard, None, 1)
         first.train()
         ends[name] = _seconds(lambda first=first, folder=folder: first.guarding.end_stage(folder / "guard"))  # type: ignore[misc]
@@ -84,7 +97,6 @@ def run(quick: bool) -> dict[str, float]:
         begins[name] = _seconds(begin)
     seconds, ratios = _in_turns(trainers), dict[str, float]()
     plain = [sum(seconds["none"][t * STEPS : (t + 1) * STEPS]) for t in range(turns)]
-    print(f"{'guard':16} {'s/step':>7} {'ratio':>6} {'lowest':>7} {'highest':>8} {'end, s':>7} {'begin, s':>9}")
     for name, taken in seconds.items():
         found = [sum(taken[t * STEPS : (t + 1) * STEPS]) / plain[t] for t in range(turns)]
         ratio = statistics.median(found)
