@@ -115,9 +115,9 @@ GRID: list[tuple[str, tuple[str, ...], range]] = [
     ("k8", PAY_BACK, range(3)),
     # More seeds where the first ones left most open.
     ("lora", ("erm", "iga_t", "random_mask_t"), range(5, 12)),
-    ("hard_words", (*CORE, "erm_lr_1e-3"), range(3, 10)),
+    ("lora", ("iga", "random_mask"), range(5, 12)),
     ("batch4", CORE, range(3, 10)),
-    ("k8", CORE, range(5, 12)),
+    ("hard_words", (*CORE, "erm_lr_1e-3"), range(3, 10)),
 ]
 """Setting, methods and seeds, in the order in which they are run."""
 
