@@ -42,8 +42,8 @@ class Limits:
         scratch_mb: files in the scratch folder, which is in memory and goes with the process.
     """
 
-    seconds: int = 5
-    wall: int = 15
+    seconds: int = 10
+    wall: int = 30
     memory_mb: int = 512
     output_kb: int = 64
     scratch_mb: int = 16
