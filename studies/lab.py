@@ -103,7 +103,6 @@ GRID: list[tuple[str, tuple[str, ...], range]] = [
     ("k8", FORMS, range(3, 5)),
     ("k8", ABLATIONS, range(5)),
     ("k16", CORE, range(3)),
-    ("long", CORE, range(3)),
     ("rho95", CORE, range(3)),
     ("k8", ("iga_tau_1", "iga_tau_10"), range(3)),
     ("k2", CORE, range(3)),
@@ -125,6 +124,15 @@ GRID: list[tuple[str, tuple[str, ...], range]] = [
     ("lora", ("erm_lr_1e-3",), range(12)),
     ("lora", ("erm_lr_1e-3",), CONFIRM),
     ("batch4", ("erm_lr_1e-3",), range(10)),
+    # How fast is learned what all learn.
+    ("long", (*CORE, "erm_lr_1e-3", "and_mask"), range(5)),
+    # Five seeds of what had three.
+    ("k8", ("iga_tau_1", "iga_tau_10"), range(3, 5)),
+    ("rho95", CORE, range(3, 5)),
+    ("sgd", CORE, range(3, 5)),
+    ("data200", CORE, range(3, 5)),
+    ("private", CORE, range(3, 5)),
+    *((setting, CORE, range(3, 5)) for setting in ("k4", "k2", "k16", "k4_total", "k2_total", "k16_total")),
 ]
 """Setting, methods and seeds, in the order in which they are run."""
 
@@ -139,8 +147,13 @@ METRICS = {
     "acc_id": ("id", "acc_macro"),
 }
 """Metric -> split and name in a run's record."""
-LOWER_IS_BETTER = ("lcs_ood", "lcs_ratio_ood")
+STEPS_TO_LEARN = "steps_to_learn"
+LEARNED = 0.1
+"""A student has learned from where on the training loss, in means over 2 % of the steps, stays below this."""
+LOWER_IS_BETTER = ("lcs_ood", "lcs_ratio_ood", STEPS_TO_LEARN)
 RIVALS = ("erm", "random_mask", "uniform_mask", "and_mask")
+OWN_RANDOM_MASK = {"iga_t": "random_mask_t", "iga_lr_1e-2": "random_mask_lr_1e-2"}
+"""Method -> its own random mask, where that is not the one of tier F at the common learning rate."""
 
 Run = dict[str, Any]
 
@@ -213,10 +226,16 @@ def collect(runs: list[Run]) -> list[Run]:
     for setting in SETTINGS:
         for method in METHODS:
             seeds = found.get((setting, method), {})
-            for metric in METRICS if seeds else ():
+            for metric in _metrics(setting) if seeds else ():
                 rivals = {rival: found.get((setting, rival), {}) for rival in RIVALS if rival != method}
+                if method in OWN_RANDOM_MASK:
+                    rivals["random_mask"] = found.get((setting, OWN_RANDOM_MASK[method]), {})
                 records.append(_record(setting, method, metric, seeds, rivals))
     return records
+
+
+def _metrics(setting: str) -> tuple[str, ...]:
+    return (*METRICS, STEPS_TO_LEARN) if setting == "long" else (*METRICS,)
 
 
 def _record(setting: str, method: str, metric: str, runs: dict[int, Run], rivals: dict[str, dict[int, Run]]) -> Run:
@@ -246,9 +265,18 @@ def _record(setting: str, method: str, metric: str, runs: dict[int, Run], rivals
 
 def _value(run: Run, metric: str) -> float | None:
     """None where the number is undefined."""
+    if metric == STEPS_TO_LEARN:
+        return steps_to_learn(run["curve"], run["train"]["steps"])
     split, name = METRICS[metric]
     value: float | None = run["splits"][split][name]
     return value
+
+
+def steps_to_learn(curve: list[float], steps: int) -> float | None:
+    """The steps after which no part of the curve has a mean loss of ``LEARNED`` or more; None if the last part has."""
+    above = [part for part, loss in enumerate(curve, start=1) if not loss < LEARNED]
+    parts = above[-1] if above else 0
+    return None if parts == len(curve) else parts * steps / len(curve)
 
 
 def tables(records: list[Run]) -> str:
@@ -278,7 +306,32 @@ def tables(records: list[Run]) -> str:
                     *(difference_cell(accuracy, r) for r in ("erm", "random_mask")),
                 ]
                 lines.append(f"| {' | '.join([*cells, *(mean_cell(other) for other in others)])} |")
-    return "\n".join(lines).strip()
+    return "\n".join([*lines, *speed_table(records)]).strip()
+
+
+def speed_table(records: list[Run]) -> list[str]:
+    """Steps to learn, of the setting that all learn."""
+    found = {record["method"]: record for record in records if record["metric"] == STEPS_TO_LEARN}
+    if not found:
+        return []
+    setting = next(iter(found.values()))["setting"]
+    lines = [
+        "",
+        f"### Steps until the training loss stays below {LEARNED:g}: {setting}",
+        "",
+        "| method | steps | seeds | fewer than ERM by | than random mask by |",
+        "| --- | ---: | --- | ---: | ---: |",
+    ]
+    for method, record in found.items():
+        seeds = " / ".join("never" if value is None else f"{value:.0f}" for value in record["seeds"])
+        apart = [_steps_cell(record["diff_to"].get(rival)) for rival in ("erm", "random_mask")]
+        mean = "-" if None in record["seeds"] else f"{record['mean']:.0f} ± {record['sd']:.0f}"
+        lines.append(f"| {METHODS[method][0]} | {mean} | {seeds} | {' | '.join(apart)} |")
+    return lines
+
+
+def _steps_cell(apart: list[float] | None) -> str:
+    return "-" if apart is None else f"{apart[0]:+.0f} ({apart[1]:+.0f} to {apart[2]:+.0f})"
 
 
 if __name__ == "__main__":

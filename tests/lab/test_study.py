@@ -97,6 +97,37 @@ def test_differences_are_paired_by_seed_and_flipped_where_less_is_better(study: 
     assert found["erm", "acc_ood"]["diff_to"] == {}
 
 
+def test_a_tier_is_held_against_its_own_random_mask(study: ModuleType) -> None:
+    values = {"random_mask": 0.1, "random_mask_t": 0.3, "iga": 0.7, "iga_t": 0.8}
+    runs = [
+        {"setting": "lora", "method": method, "record": made(seed, value)}
+        for method, value in values.items()
+        for seed in range(3)
+    ]
+    found = {(r["method"], r["metric"]): r["diff_to"] for r in study.collect(runs)}
+    assert found["iga_t", "acc_ood"]["random_mask"] == pytest.approx([0.5] * 3)
+    assert found["iga", "acc_ood"]["random_mask"] == pytest.approx([0.6] * 3)
+    assert found["random_mask_t", "acc_ood"]["random_mask"] == pytest.approx([0.2] * 3)
+
+
+def test_a_student_has_learned_where_its_loss_stays_low(study: ModuleType) -> None:
+    assert study.steps_to_learn([1.0, 0.5, 0.05, 0.2, 0.05], 100) == 80
+    assert study.steps_to_learn([0.01, 0.01], 10) == 0
+    assert study.steps_to_learn([0.01, 0.1], 10) is None
+    curves = {"erm": [1.0, 1.0, 0.0, 0.0], "iga": [1.0, 0.0, 0.0, 0.0], "random_mask": [1.0, 1.0, 1.0, 1.0]}
+    runs = [
+        {"setting": "long", "method": method, "record": made(seed, 0.5) | {"curve": curve, "train": {"steps": 100}}}
+        for method, curve in curves.items()
+        for seed in range(3)
+    ]
+    records = study.collect(runs)
+    found = {r["method"]: r for r in records if r["metric"] == "steps_to_learn"}
+    assert found["iga"]["seeds"] == [25] * 3
+    assert found["iga"]["diff_to"] == {"erm": [25.0, 25.0, 25.0]}
+    assert found["random_mask"]["seeds"] == [None] * 3
+    assert "| - | never / never / never | - | - |" in study.tables(records)
+
+
 def test_an_undefined_number_is_null_and_makes_no_difference(study: ModuleType) -> None:
     runs = [{"setting": "k8", "method": m, "record": made(s, 0.5)} for m in ("erm", "iga") for s in range(3)]
     for run in runs[3:]:

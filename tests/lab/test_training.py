@@ -81,6 +81,16 @@ def test_greedy_traces_are_the_likeliest_tokens_one_by_one() -> None:
     torch.testing.assert_close(states, all_states[0, :, 0])
 
 
+def test_the_curve_is_of_all_steps_in_their_order() -> None:
+    short = small("erm")
+    assert len(short["curve"]) == 8  # one part for each step
+    assert short["training"]["loss"] == pytest.approx(sum(short["curve"][4:]) / 4, abs=2e-6)
+    long = small("erm", overrides=["train.steps=100"])
+    assert len(long["curve"]) == 50
+    assert long["training"]["loss"] == pytest.approx(sum(long["curve"][25:]) / 25, abs=2e-6)
+    assert long["curve"][0] > long["curve"][-1]
+
+
 @pytest.mark.parametrize("options", [[], ["alignment.apply_to=gradient"], ["train.optimizer=sgd", "train.lr=0.1"]])
 def test_tau_zero_is_erm(options: list[str]) -> None:
     """The two sum one gradient in another order, so they agree to rounding."""

@@ -23,6 +23,9 @@ from isodistill.training.step_term import alignment_obstacles
 
 __all__ = ["run_lab"]
 
+_PARTS = 50
+"""Of a training, whose mean losses make its curve."""
+
 
 def run_lab(settings: LabSettings) -> dict[str, Any]:
     """Train and test one student; the record of the run, ready for JSON. The same settings give the same numbers.
@@ -68,7 +71,7 @@ def run_lab(settings: LabSettings) -> dict[str, Any]:
         train(model, task, ERM(), before, warm, rho=0.0)
     if settings.train.lora:
         model.adapt(settings.train.lora, torch.Generator().manual_seed(factors))
-    metrics = train(model, task, alignment, settings.train, batches, term)
+    metrics, losses = train(model, task, alignment, settings.train, batches, term)
     seconds = time.perf_counter() - began
     splits = evaluate(model, task, torch.Generator().manual_seed(tests))
     return {
@@ -78,6 +81,7 @@ def run_lab(settings: LabSettings) -> dict[str, Any]:
         "parameters": sum(p.numel() for p in model.parameters() if p.requires_grad),
         "seconds": round(seconds, 1),
         "training": {name: round(value, 6) for name, value in metrics.items()},
+        "curve": [round(float(part.mean()), 6) for part in np.array_split(losses, min(_PARTS, len(losses)))],
         "splits": {
             split: {name: None if math.isnan(value) else round(value, 6) for name, value in numbers.items()}
             for split, numbers in splits.items()

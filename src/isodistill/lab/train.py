@@ -29,11 +29,12 @@ def train(
     seed: int,
     term: IsomerConsistency | None = None,
     rho: float | None = None,
-) -> dict[str, float]:
+) -> tuple[dict[str, float], list[float]]:
     """Train in place; ``seed`` is that of the problems, words and cues of the batches, ``rho`` the task's if None.
 
     Returns:
-        Means of the metrics of alignment and term over the second half of the steps, and ``loss``, likewise.
+        Means of the metrics of alignment and term over the second half of the steps, and ``loss``, likewise. The losses
+        of all steps.
     """
     domains = len(task.surfaces)
     generator = torch.Generator().manual_seed(seed)
@@ -46,6 +47,7 @@ def train(
     alignment.setup(layers=layers, total_steps=options.steps, adaptive=options.optimizer != "sgd", seed=seed)
     present = torch.ones(domains, dtype=torch.bool)
     sums: dict[str, float] = {}
+    losses: list[float] = []
     for step in range(options.steps):
         tokens = task.training_batch(options.rows, generator, rho)
         gradients.zero()
@@ -60,10 +62,11 @@ def train(
         alignment.before_step(optimizer)
         optimizer.step()
         metrics |= alignment.after_step(optimizer)
+        losses.append(loss)
         if step >= options.steps // 2:
             for name, value in {"loss": loss, **metrics}.items():
                 sums[name] = sums.get(name, 0.0) + value
-    return {name: value / (options.steps - options.steps // 2) for name, value in sums.items()}
+    return {name: value / (options.steps - options.steps // 2) for name, value in sums.items()}, losses
 
 
 def backward(
