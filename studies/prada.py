@@ -24,7 +24,7 @@ from typing import Any
 
 import torch
 from peft import PeftModel
-from prada_report import report
+from prada_report import PAIRS, report
 from torch.nn import functional as F
 
 from isodistill.data.encode import IGNORE_INDEX, encode_row
@@ -55,15 +55,6 @@ SETS = {
     "tracking_shuffled_objects": ("tracking_shuffled_objects/train", "tracking_shuffled_objects/test"),
 }
 """Set -> files to learn from and to be judged on; where these are one file, its test problems are not learned."""
-PAIRS = [
-    ("coin_flip", "tracking_shuffled_objects"),
-    ("svamp", "singleeq"),
-    ("commonsenseqa", "strategyqa"),
-    ("last_letters", "coin_flip"),
-    ("svamp", "addsub"),
-    ("gsm8k", "aqua"),
-]
-"""Source and target: one pair for each of the suite's categories, then more."""
 SLOTS: dict[str, dict[str, Any]] = {
     "sft": {"method": "erm_pooled"},
     "prada": {"method": "prada"},

@@ -17,10 +17,19 @@ from isodistill.data.files import write_between_marks, write_lines
 from isodistill.evaluation import mean_sd, paired_difference
 from isodistill.evaluation.statistics import MIN_SEEDS, paired_interval, ratio_of_sums, two_level_difference
 
-__all__ = ["METHODS", "report"]
+__all__ = ["METHODS", "PAIRS", "report"]
 
 BEGIN, END = "<!-- tables: begin, made by studies/prada.py from prada-runs.jsonl -->", "<!-- tables: end -->"
 COMMAND = "python studies/prada.py --data FOLDER"
+PAIRS = [
+    ("coin_flip", "tracking_shuffled_objects"),
+    ("svamp", "singleeq"),
+    ("commonsenseqa", "strategyqa"),
+    ("last_letters", "coin_flip"),
+    ("svamp", "addsub"),
+    ("gsm8k", "aqua"),
+]
+"""Source and target: one pair for each of the suite's categories, then more."""
 METHODS = {
     "before": "before training",
     "sft": "LoRA SFT (Fine-tune-CoT)",
@@ -131,8 +140,12 @@ def spread(values: Sequence[float]) -> float | None:
 def command(runs: Sequence[Run]) -> str:
     """What makes the runs of a student."""
     student = "" if runs[0]["lab"] else f" --student {runs[0]['named']}"
+    pairs = sorted({PAIRS.index((run["source"], run["target"])) for run in runs})
+    chosen = "" if len(pairs) == len(PAIRS) else f" --pairs {' '.join(map(str, pairs))}"
+    methods = [method for method in METHODS if method != "before" and any(run["method"] == method for run in runs)]
+    chosen += "" if len(methods) == len(METHODS) - 1 else f" --methods {' '.join(methods)}"
     seeds = " ".join(str(seed) for seed in sorted({run["seed"] for run in runs}))
-    return f"{COMMAND}{student} --seeds {seeds}"
+    return f"{COMMAND}{student}{chosen} --seeds {seeds}"
 
 
 def signed(metric: str, pairs: Iterable[tuple[float, float]]) -> list[float]:

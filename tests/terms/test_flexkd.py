@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -70,6 +71,15 @@ def test_standardised_mse_is_two_times_one_minus_r() -> None:
     loss = chosen(6, 6, loss_form="standardised_mse").loss(0, F_S, F_T, 0)
     torch.testing.assert_close(loss, (2 * (1 - r)).mean())
     torch.testing.assert_close(chosen(6, 6, loss_form="mse").loss(0, F_S, F_T, 0), (F_S - F_T).square().mean())
+
+
+def test_offdiag_adds_its_share_of_the_correlations_between_other_columns() -> None:
+    F_S, F_T = features(30, 5, 5)
+    C = np.corrcoef(F_S.numpy(), F_T.numpy(), rowvar=False)[:5, 5:]
+    others = sum(C[i, j] ** 2 for i in range(5) for j in range(5) if i != j)
+    plain, more = (float(chosen(5, 5, offdiag=share).loss(0, F_S, F_T, 0)) for share in (0.0, 0.3))
+    assert more - plain == pytest.approx(0.3 * others, rel=1e-4)
+    assert others > 0.05
 
 
 @pytest.mark.parametrize("n", [0, 1])

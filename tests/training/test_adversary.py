@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import hashlib
 import json
 from collections.abc import Callable
 from dataclasses import replace
@@ -112,7 +113,7 @@ def test_lam_0_with_the_prompt_alone_is_pefts_p_tuning(
         torch.testing.assert_close(encoder.state_dict()[name], value, rtol=1e-5, atol=1e-7)
 
 
-@pytest.mark.parametrize("control", ["none", "source", "frozen"])
+@pytest.mark.parametrize("control", ["none", "source", "frozen", "shuffled"])
 def test_gradients_are_those_of_the_formula_written_out(
     prada: Callable[..., DistillTrainer], rows: list[Row], control: str
 ) -> None:
@@ -124,6 +125,15 @@ def test_gradients_are_those_of_the_formula_written_out(
     assert trainer.args.per_device_train_batch_size == n
     base, of_target = trainer.model.get_base_model(), trainer.term._asked
     head, embedding = base.lm_head, base.get_input_embeddings()
+
+    names = ["law", "mathematics", "medicine", "target" if control == "source" else "cooking"]
+
+    def told(domain: str, ids: list[int]) -> str:
+        """What the classifier is told of a question: its domain, or one that a hash of its text draws."""
+        if control != "shuffled":
+            return domain
+        drawn = hashlib.sha256(f"{trainer.args.seed} {trainer.term._virtual + ids}".encode()).hexdigest()
+        return names[int(drawn, 16) % len(names)]
 
     def states(ids: list[int]) -> torch.Tensor:
         embedded = torch.cat([embedding.encoder(), embedding.plain(torch.tensor(ids))])
@@ -138,13 +148,12 @@ def test_gradients_are_those_of_the_formula_written_out(
         asked, h = int((labels == -100).sum()), states(ids)
         likelihood = likelihood + head(h[asked - 1 : -1]).log_softmax(1)[range(len(ids) - asked), ids[asked:]].sum()
         tokens += len(ids) - asked
-        seen.append((row.domain, h[:asked].mean(0)))
+        seen.append((told(row.domain, ids[:asked]), h[:asked].mean(0)))
         if control == "source":
             seen.append(("target", states(ids[:asked]).mean(0)))
     if control != "source":
-        seen += [("cooking", states(ids).mean(0)) for ids in of_target]
+        seen += [(told("cooking", ids), states(ids).mean(0)) for ids in of_target]
     L_y, L_d = -likelihood / tokens, torch.zeros(())
-    names = ["law", "mathematics", "medicine", "target" if control == "source" else "cooking"]
     for k, name in enumerate(names):
         q = torch.stack([one for domain, one in seen if domain == name])
         L_d = L_d - D(q).log_softmax(1)[:, k].mean()
@@ -156,6 +165,27 @@ def test_gradients_are_those_of_the_formula_written_out(
         expected |= {f"D/{i}": lam * g for i, g in enumerate(g_d[len(th_f) :])}
     close([{name: found[name] for name in expected}], [expected])
     assert max(float(g.abs().max()) for g in g_d) > 1e-3
+
+
+def test_each_epoch_reads_every_question_of_the_target_once_in_another_order(
+    prada: Callable[..., DistillTrainer],
+) -> None:
+    n = prada().args.per_device_train_batch_size
+    trainer = prada(target=target_rows(2 * n), max_steps=6)
+    read: list[tuple[int, ...]] = []
+    begin = trainer.term.begin
+
+    def watch(batches: Any, counts: Any) -> None:
+        begin(batches, counts)
+        for drawn in trainer.term._targets:
+            read.extend(tuple(ids[ids > 0].tolist()) for ids in drawn["input_ids"] * drawn["attention_mask"])
+
+    trainer.term.begin = watch
+    trainer.train()
+    epochs = [read[start : start + 2 * n] for start in range(0, 6 * n, 2 * n)]
+    assert len(set(epochs[0])) == 2 * n
+    assert set(epochs[0]) == set(epochs[1]) == set(epochs[2])
+    assert epochs[0] != epochs[1] != epochs[2] != epochs[0]
 
 
 def test_a_frozen_classifier_stays_as_it_was_drawn(prada: Callable[..., DistillTrainer]) -> None:
@@ -328,6 +358,9 @@ def test_what_is_refused(prada: Callable[..., DistillTrainer], rows: list[Row], 
     same = [replace(row, completion=None, domain="cooking", set_id=None) for row in rows]
     with pytest.raises(UserError, match="is one of the source"):
         prada(target=same).train()
+    with pytest.raises(UserError, match="holds all 24 questions that are learned from"):
+        prada(target=[*same, *target_rows(1)]).train()
+    assert prada(target=[*same[:-1], *target_rows(1)]).train().global_step == 2
     one = [replace(row, domain=None, set_id=None) for row in rows]
     target = [replace(row, domain="source") for row in target_rows()]
     with pytest.raises(UserError, match="are one domain"):

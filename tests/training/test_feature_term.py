@@ -197,6 +197,20 @@ def test_scores_are_made_once_and_read_from_disk_afterwards(
     assert len(list((tmp_path / "run" / "flexkd").glob("scores-*.safetensors"))) == 4
 
 
+def test_dimensions_are_chosen_anew_when_a_refresh_is_due(taught: Callable[..., Any]) -> None:
+    trainer = taught(method="flexkd", term=flexkd(refresh_every=2, examples=6), max_steps=5)
+    chosen: list[tuple[int, int]] = []
+    choose = trainer.term.term.choose
+
+    def watch(scores: Any) -> None:
+        chosen.append((trainer.state.global_step, trainer.term.term.refreshed))
+        choose(scores)
+
+    trainer.term.term.choose = watch
+    trainer.train()
+    assert chosen == [(0, 0), (2, 1), (4, 2)]
+
+
 def test_the_saved_student_has_no_new_key_and_loads_in_plain_transformers(
     taught: Callable[..., Any], make_trainer: Any, tmp_path: Path, tiny_model: LlamaForCausalLM
 ) -> None:

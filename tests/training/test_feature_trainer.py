@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -231,6 +232,9 @@ def test_what_cannot_be_distilled_is_refused_at_once(made: Callable[..., Feature
     bert = lambda **given: built("bert", True, 8, **given)  # noqa: E731
     with pytest.raises(UserError, match=r"stats: step is for.*positions do not correspond"):
         made(bert(), built("bert", True, 16, vocab_size=V + 1), FlexKD(stats="step"), rows(True))
+    for bad in ({"kd": math.nan}, {"kd": math.inf}, {"kd": -1.0}, {"temperature": math.inf}, {"temperature": 0.0}):
+        with pytest.raises(UserError, match="must be finite numbers of at least 0, and above 0"):
+            made(bert(), built("bert", True, 16), None, rows(True), **bad)
     with pytest.raises(UserError, match="set kd to 0"):
         made(bert(num_labels=2), built("bert", True, 16), None, rows(True), kd=1.0)
     with pytest.raises(UserError, match="layer 3 of the student, which has 2"):

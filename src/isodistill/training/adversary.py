@@ -146,11 +146,8 @@ class Adversary(StepTerm):
         ]
         if self.term.control == "source":
             target = [_question(e.row_id, "target", ids) for e, ids in zip(source, asked, strict=True)]
-        elif self.active and {tuple(row.input_ids) for row in target} <= {tuple(a) for a in asked}:
-            raise UserError(
-                f"Each of the {len(target)} questions of the target is one of the source, so there is nothing to adapt "
-                "to. Give prada another target."
-            )
+        elif self.active:
+            _require_another({tuple(row.input_ids) for row in target}, {tuple(ids) for ids in asked})
         sources = [_named(domain, "source") for domain in self.trainer.domains]
         self.domains = list(dict.fromkeys([*sources, *sorted({row.domain for row in target})]))
         if self.active and len(self.domains) < 2:
@@ -284,6 +281,19 @@ def _prompt_ids(row: Row, tokenizer: PreTrainedTokenizerBase, max_length: int) -
 def _question(row_id: str, domain: str, ids: list[int]) -> Encoded:
     """A text without a trained token."""
     return Encoded(row_id, domain, None, ids, [IGNORE_INDEX] * len(ids), 1.0)
+
+
+def _require_another(target: set[tuple[int, ...]], source: set[tuple[int, ...]]) -> None:
+    if target <= source:
+        raise UserError(
+            f"Each of the {len(target)} questions of the target is one of the source, so there is nothing to adapt to. "
+            "Give prada another target."
+        )
+    if source <= target:
+        raise UserError(
+            f"The target holds all {len(source)} questions that are learned from: the same question would be source "
+            "and target. Leave them out of the target."
+        )
 
 
 def _named(domain: str | None, otherwise: str) -> str:

@@ -9,6 +9,7 @@ the student require a gradient, on rows of token ids. Cost: the teacher's forwar
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
@@ -268,8 +269,10 @@ def _obstacles(
 ) -> list[str]:
     found = []
     own, theirs = student.config, teacher.config
-    if kd < 0 or temperature <= 0:
-        found.append(f"kd is {kd} and temperature {temperature}; they must be at least 0, and above 0")
+    if not (0 <= kd < math.inf and 0 < temperature < math.inf):
+        found.append(
+            f"kd is {kd} and temperature {temperature}; they must be finite numbers of at least 0, and above 0"
+        )
     if isinstance(term, FlexKD) and term.stats == "step":
         found.append("stats: step is for DistillTrainer; take micro, and batches that are large enough")
     if own.is_encoder_decoder != theirs.is_encoder_decoder:
